@@ -1,0 +1,1 @@
+//! Foreign bytes to evidence and back: curl command lines, HAR, OTLP. Pure, portable, fuzzed

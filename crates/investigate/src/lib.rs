@@ -1,0 +1,1 @@
+//! The loop: choose an experiment, run it with the senses, judge again

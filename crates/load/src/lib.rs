@@ -1,0 +1,1 @@
+//! Generate traffic without lying about latency

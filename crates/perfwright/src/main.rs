@@ -1,0 +1,2 @@
+//! perfwright: parse, wire up, print, exit.
+fn main() {}

@@ -1,0 +1,1 @@
+//! A finished run to bytes: terminal, Markdown, JSON

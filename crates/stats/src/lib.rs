@@ -1,0 +1,11 @@
+//! Numbers in, numbers out: seeded randomness, summaries, quantiles and intervals.
+//!
+//! No I/O, no clock; randomness only from a seeded generator that is passed in.
+
+mod quantile;
+mod rng;
+mod summary;
+
+pub use quantile::{median, quantile, quantile_bounded};
+pub use rng::Rng;
+pub use summary::{Interval, difference_interval, mean, mean_interval, slope, variance};
