@@ -155,12 +155,3 @@ pub fn undecided(case: &Case, rule: &str, missing: String, command: String) -> J
         command,
     })
 }
-
-/// Groups of calls that a rule with a better remedy speaks for: loops over rows, statements
-/// repeated in vain. What is left may be slow in itself or worth running together.
-pub fn claimed(case: &Case) -> std::collections::BTreeSet<usize> {
-    let mut taken: std::collections::BTreeSet<usize> =
-        sql_n_plus_one::loops(case).into_iter().collect();
-    taken.extend(sql_repeated_statement::repeated(case));
-    taken
-}

@@ -11,7 +11,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, claimed, refuted, undecided};
+use crate::rules::{Draft, refuted, undecided};
 use crate::wording::{part, percent, quote, time};
 use evidence::{Call, Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ const BESIDE: f64 = 3.0;
 
 /// Per request the downstream call that holds it up most, of those no other rule has claimed.
 fn worst(case: &Case) -> Vec<Option<usize>> {
-    let taken = claimed(case);
+    let taken = case.claimed();
     let of = |(at, request): (usize, &Request)| {
         case.groups
             .iter()

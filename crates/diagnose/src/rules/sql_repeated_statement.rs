@@ -11,7 +11,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Group};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, refuted, sql_n_plus_one, undecided};
+use crate::rules::{Draft, refuted, undecided};
 use crate::statement;
 use crate::wording::{count, part, quote};
 use evidence::{Effort, Experiment, FixKind, Judgement, Line, Severity};
@@ -29,9 +29,9 @@ const REMARK_MS: f64 = 3.0;
 /// See [`REMARK_MS`].
 const FEW: f64 = 4.0;
 
-/// Groups that repeat themselves and are not loops over rows.
-pub fn repeated(case: &Case) -> Vec<usize> {
-    let loops = sql_n_plus_one::loops(case);
+/// Groups that repeat themselves and are not loops over rows. Called once, by the case.
+pub fn find(case: &Case) -> Vec<usize> {
+    let loops = case.loops();
     let holds = |g: &usize| {
         let group = &case.groups[*g];
         if group.kind != Line::Database || loops.contains(g) || statement::is_session(&group.text) {
@@ -57,7 +57,7 @@ pub fn judge(case: &Case) -> Judgement {
     if case.requests.is_empty() {
         return Judgement::Silent;
     }
-    let found = repeated(case);
+    let found = case.repeated().to_vec();
     let cost = |g: &usize| retime::cost_ms(case, &edits(case, &[*g]));
     let Some(&worst) = found.iter().max_by(|a, b| cost(a).total_cmp(&cost(b))) else {
         return innocent(case);
@@ -92,7 +92,7 @@ fn innocent(case: &Case) -> Judgement {
     let unseen = sql.iter().find(|g| {
         g.count() >= 3.0
             && !g.params_seen(&case.requests)
-            && !sql_n_plus_one::loops(case).iter().any(|&l| case.groups[l].text == g.text)
+            && !case.loops().iter().any(|&l| case.groups[l].text == g.text)
     });
     if let Some(g) = unseen {
         let missing = format!("the parameters of `{}`: they were not visible", quote(&g.text));

@@ -11,7 +11,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Group};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, claimed, refuted, undecided};
+use crate::rules::{Draft, refuted, undecided};
 use crate::statement;
 use crate::wording::{count, part, percent, quote, time};
 use evidence::{Effort, Experiment, FixKind, Judgement, Line, ProcessRole, Severity};
@@ -30,7 +30,7 @@ const FAST_NS: f64 = 300_000.0;
 
 /// The slowest statement on the path: group, its edits, its cost.
 fn slowest(case: &Case) -> Option<(usize, Vec<Edit>, f64)> {
-    let taken = claimed(case);
+    let taken = case.claimed();
     let candidates = (0..case.groups.len()).filter(|g| {
         let group = &case.groups[*g];
         group.kind == Line::Database && group.count() >= 0.5 && !taken.contains(g)

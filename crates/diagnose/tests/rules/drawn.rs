@@ -211,10 +211,14 @@ fn healthy_services_get_nothing_above_info() {
         let mut setup = Setup::new(RUNTIMES[rng.below(3) as usize]);
         setup.driver_ms = between(&mut rng, 0.03, 0.4);
         let mut plan = Vec::new();
-        for i in 0..whole(&mut rng, 1, 12) {
-            let text = format!("select a{i}, b from table_{i} where id = $1");
+        // Sixteen texts; a longer page uses them again with other parameters.
+        for i in 0..whole(&mut rng, 1, 60) {
+            let text = format!("select a{i}, b from table_{i} where id = $1", i = i % 16);
             let (rows, ms) = (whole(&mut rng, 1, 20), between(&mut rng, 0.1, 1.2));
-            plan.push(Op::Query(Query::new(&text, rows, ms)));
+            let mut q = Query::new(&text, rows, ms);
+            q.param = Some(1_000 + rng.below(300_000));
+            q.column = Some("id");
+            plan.push(Op::Query(q));
         }
         if rng.below(2) == 0 {
             plan.push(Op::Cpu(between(&mut rng, 0.5, 5.5)));
