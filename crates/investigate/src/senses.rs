@@ -1,0 +1,251 @@
+//! The senses of one run: the client, the observer, the span receiver and the proxies, driven
+//! window by window. A window is the unit of evidence: counters before, one request or silence,
+//! a settling gap, counters after, everything drained.
+
+use crate::proxies::Proxies;
+use crate::recorder::Recorder;
+use crate::{Config, Error};
+use evidence::{
+    Arm, Coverage, EvidenceBody, Exchange, Failure, Nanos, Service, Window,
+};
+use load::{Client, Request, Response, Session};
+use observe::client::Observer;
+use observe::launch::Launched;
+use observe::spans::SpanReceiver;
+use observe::stream::{Pass, ProfileConfig};
+use std::time::Duration;
+
+/// Quiet time after an answer, so that late packets and records belong to their window.
+pub(crate) const GAP: Duration = Duration::from_millis(20);
+/// Idle windows are as long as driven ones within these bounds: long enough to see a background
+/// job, short enough not to eat the budget of a slow endpoint.
+const IDLE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// Largest answer that is read.
+pub(crate) const BODY_LIMIT: u64 = 64 << 20;
+
+/// Everything a run measures with. Dropping it undoes what was started, in this order.
+pub(crate) struct Senses {
+    pub(crate) observer: Option<Observer>,
+    pub(crate) observer_name: String,
+    pub(crate) spans: Option<SpanReceiver>,
+    pub(crate) proxies: Proxies,
+    pub(crate) session: Session,
+    pub(crate) service: Option<Service>,
+    pub(crate) launched: Option<Launched>,
+    client: Option<Client>,
+    pass: Pass,
+    salt: u64,
+    next_window: u32,
+    timeout: Duration,
+}
+
+impl Senses {
+    pub(crate) fn new(config: &Config, salt: u64) -> Senses {
+        Senses {
+            observer: None,
+            observer_name: "observe".into(),
+            spans: None,
+            proxies: Proxies::none(),
+            session: Session::new(),
+            service: None,
+            launched: None,
+            client: None,
+            pass: Pass::default(),
+            salt,
+            next_window: 1,
+            timeout: config.request_timeout,
+        }
+    }
+
+    /// Starts a pass of the observer; what cannot be had is recorded as coverage.
+    pub(crate) fn attach(&mut self, recorder: &mut Recorder, pass: Pass) -> Result<(), Error> {
+        let Some(observer) = &mut self.observer else { return Ok(()) };
+        let coverage = match observer.attach(pass, self.salt) {
+            Ok(coverage) => coverage,
+            Err(e) => vec![Coverage::unavailable("observer", e.to_string(), e.hint())],
+        };
+        self.pass = pass;
+        recorder.add(&self.observer_name, EvidenceBody::Coverage(coverage))
+    }
+
+    /// Makes sure `pass` is the one running.
+    pub(crate) fn ensure(&mut self, recorder: &mut Recorder, pass: Pass) -> Result<(), Error> {
+        if self.pass == pass { Ok(()) } else { self.attach(recorder, pass) }
+    }
+
+    /// One driven window: sends `request`, waits the gap, drains everything.
+    pub(crate) fn drive(
+        &mut self,
+        recorder: &mut Recorder,
+        endpoint: &str,
+        arm: &Arm,
+        request: &Request,
+        want_body: bool,
+    ) -> Result<(Exchange, Option<Response>), Error> {
+        let id = self.begin()?;
+        let start = load::now();
+        let mut client = self.client_for(request);
+        let (mut exchange, response) =
+            client.send(request, &mut self.session, self.timeout, BODY_LIMIT, want_body);
+        self.client = Some(client);
+        exchange.window = id;
+        exchange.endpoint = endpoint.into();
+        std::thread::sleep(GAP);
+        let window = Window {
+            id,
+            endpoint: endpoint.into(),
+            arm: arm.clone(),
+            driven: true,
+            start,
+            end: load::now(),
+        };
+        recorder.add("load", EvidenceBody::Exchanges(vec![exchange.clone()]))?;
+        self.end(recorder, window)?;
+        Ok((exchange, response))
+    }
+
+    /// One idle window of about the given length.
+    pub(crate) fn idle(
+        &mut self,
+        recorder: &mut Recorder,
+        endpoint: &str,
+        arm: &Arm,
+        like: Nanos,
+    ) -> Result<(), Error> {
+        let id = self.begin()?;
+        let start = load::now();
+        std::thread::sleep(Duration::from_nanos(like.0).clamp(IDLE.0, IDLE.1));
+        let window = Window {
+            id,
+            endpoint: endpoint.into(),
+            arm: arm.clone(),
+            driven: false,
+            start,
+            end: load::now(),
+        };
+        self.end(recorder, window)
+    }
+
+    /// A window in which `drive` sends as it likes; the exchanges are numbered afterwards.
+    pub(crate) fn crowd(
+        &mut self,
+        recorder: &mut Recorder,
+        endpoint: &str,
+        arm: &Arm,
+        drive: impl FnOnce(&Session) -> Vec<Exchange>,
+    ) -> Result<(), Error> {
+        let id = self.begin()?;
+        let start = load::now();
+        let mut exchanges = drive(&self.session);
+        for exchange in &mut exchanges {
+            exchange.window = id;
+            exchange.endpoint = endpoint.into();
+        }
+        std::thread::sleep(GAP);
+        let window = Window {
+            id,
+            endpoint: endpoint.into(),
+            arm: arm.clone(),
+            driven: true,
+            start,
+            end: load::now(),
+        };
+        recorder.add("load", EvidenceBody::Exchanges(exchanges))?;
+        self.end(recorder, window)
+    }
+
+    /// Starts sampling stacks.
+    pub(crate) fn start_profile(
+        &mut self,
+        recorder: &mut Recorder,
+        config: ProfileConfig,
+    ) -> Result<bool, Error> {
+        let Some(observer) = &mut self.observer else { return Ok(false) };
+        match observer.start_profile(config) {
+            Ok(coverage) => {
+                recorder.add(&self.observer_name, EvidenceBody::Coverage(coverage))?;
+                Ok(true)
+            }
+            Err(e) => {
+                let c = Coverage::unavailable("cpu-stacks", e.to_string(), e.hint());
+                recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Stops sampling and records the profiles.
+    pub(crate) fn stop_profile(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
+        let Some(observer) = &mut self.observer else { return Ok(()) };
+        match observer.stop_profile() {
+            Ok(bodies) => {
+                bodies.into_iter().try_for_each(|body| recorder.add(&self.observer_name, body))
+            }
+            Err(e) => {
+                let c = Coverage::unavailable("cpu-stacks", e.to_string(), e.hint());
+                recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))
+            }
+        }
+    }
+
+    /// A warm connection to the request's origin is reused; another origin gets a new client.
+    fn client_for(&mut self, request: &Request) -> Client {
+        match self.client.take() {
+            Some(client) if client.serves(request) => client,
+            _ => Client::new(request),
+        }
+    }
+
+    /// Closes the connection, so that the next request pays for dns, connect and tls again.
+    pub(crate) fn disconnect(&mut self) {
+        self.client = None;
+    }
+
+    /// Undoes everything that was started: observer, proxies, receiver, launched command.
+    pub(crate) fn close(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
+        self.client = None;
+        if let Some(mut observer) = self.observer.take()
+            && let Err(e) = observer.stop()
+        {
+            let c = Coverage::partial("observer", e.to_string(), e.hint());
+            recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))?;
+        }
+        self.proxies = Proxies::none();
+        self.spans = None;
+        if let Some(mut launched) = self.launched.take() {
+            launched.stop();
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<u32, Error> {
+        let id = self.next_window;
+        self.next_window += 1;
+        if let Some(observer) = &mut self.observer {
+            observer.begin(id).map_err(|e| Error::Observer(e.to_string()))?;
+        }
+        Ok(id)
+    }
+
+    fn end(&mut self, recorder: &mut Recorder, window: Window) -> Result<(), Error> {
+        let id = window.id;
+        recorder.add("load", EvidenceBody::Windows(vec![window]))?;
+        if let Some(observer) = &mut self.observer {
+            let batch = observer.end(id).map_err(|e| Error::Observer(e.to_string()))?;
+            for body in batch {
+                recorder.add(&self.observer_name, body)?;
+            }
+        }
+        recorder.add("proxy", EvidenceBody::Calls(self.proxies.take_calls()))?;
+        if let Some(spans) = &mut self.spans {
+            recorder.add("spans", EvidenceBody::Spans(spans.take()))?;
+            recorder.add("spans", EvidenceBody::Losses(spans.losses()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a failed exchange means the target asks for a login.
+pub(crate) fn asks_for_login(exchange: &Exchange) -> bool {
+    matches!(exchange.failure, Some(Failure::LoginRequired))
+}
