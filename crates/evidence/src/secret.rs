@@ -34,7 +34,7 @@ const ENDINGS: &[&str] =
     &["token", "secret", "password", "apikey", "signature", "accesskey", "privatekey", "authkey"];
 
 /// Names too common in prose; secrets only as a URL's or a form's parameter.
-const PARAMETER_NAMES: &[&str] = &["key", "sig", "pass", "auth", "sid", "session", "code"];
+const PARAMETER_NAMES: &[&str] = &["key", "sig", "pass", "auth", "sid", "session"];
 
 /// Cursors of a pagination, not secrets, although they end in `token`.
 const CURSORS: &[&str] = &["pagetoken", "nexttoken", "continuationtoken", "synctoken"];
