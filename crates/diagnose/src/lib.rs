@@ -4,6 +4,14 @@
 //! `Knowledge` indexes stored evidence; `timeline` and `ledger` account for every millisecond;
 //! each file in `rules/` is one hypothesis; `retime` predicts what a fix gives.
 
+pub mod assemble;
+pub mod background;
+pub mod demand;
+pub mod headline;
 mod knowledge;
+pub mod ledger;
+mod spans;
+pub mod timeline;
+pub mod waterfall;
 
 pub use knowledge::Knowledge;

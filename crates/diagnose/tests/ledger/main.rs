@@ -1,0 +1,5 @@
+//! The ledgers on hand-made evidence, random evidence and simulated services with known truth.
+
+mod cases;
+mod properties;
+mod scene;
