@@ -50,13 +50,13 @@ pub enum Error {
     },
     /// The login request failed.
     #[error("the login request failed: {0}")]
-    Login(String),
+    Login(#[from] load::LoginError),
     /// The launched command did not become ready.
     #[error("the command did not become ready: {0}")]
     Launch(String),
     /// The run folder cannot be written or read.
     #[error("{0}")]
-    Store(#[from] store::Error),
+    Store(#[from] store::StoreError),
     /// The observer's stream broke.
     #[error("the observer stopped answering: {0}")]
     Observer(String),

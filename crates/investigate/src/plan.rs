@@ -3,9 +3,6 @@
 use crate::{Config, Error};
 use evidence::Endpoint;
 
-/// Methods that only look (RFC 9110 section 9.2.1).
-const SAFE: &[&str] = &["GET", "HEAD", "OPTIONS"];
-
 /// Refuses what was not agreed to.
 pub(crate) fn check(config: &Config) -> Result<(), Error> {
     if config.workload.endpoints.is_empty() {
@@ -22,7 +19,7 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
 
 /// Whether the endpoint's method only looks.
 pub(crate) fn is_safe(endpoint: &Endpoint) -> bool {
-    SAFE.contains(&endpoint.template.method.as_str())
+    load::plan::refuse(&endpoint.template.method, false).is_ok()
 }
 
 /// The most requests that one experiment of the loop may have in flight.

@@ -4,7 +4,7 @@
 //! requests is some hundred files and a killed run loses at most a second.
 
 use crate::Error;
-use evidence::{Evidence, EvidenceBody, Nanos, RunInfo, SCHEMA_VERSION};
+use evidence::{Evidence, EvidenceBody, Nanos, RunInfo, RunState};
 use std::time::{Duration, Instant};
 use store::RunFolder;
 
@@ -30,7 +30,7 @@ impl Recorder {
             evidence: Vec::new(),
             pending: Vec::new(),
             clock_error: Nanos::ZERO,
-            first: load::now(),
+            first: load::clock::now(),
             flushed: Instant::now(),
         }
     }
@@ -49,19 +49,10 @@ impl Recorder {
 
     /// Writes what is pending.
     pub(crate) fn flush(&mut self) -> Result<(), Error> {
-        let window = (self.first, load::now());
+        let window = (self.first, load::clock::now());
         for (source, body) in std::mem::take(&mut self.pending) {
-            let samples = body.samples();
-            let id = self.folder.append(&source, &body, window, self.clock_error)?;
-            self.evidence.push(Evidence {
-                schema_version: SCHEMA_VERSION,
-                id,
-                source,
-                window,
-                samples,
-                clock_error: self.clock_error,
-                body,
-            });
+            let piece = self.folder.append(&source, body, window, self.clock_error)?;
+            self.evidence.push(piece);
         }
         self.first = window.1;
         self.flushed = Instant::now();
@@ -88,6 +79,13 @@ impl Recorder {
     pub(crate) fn update(&mut self, change: impl FnOnce(&mut RunInfo)) -> Result<(), Error> {
         change(&mut self.run);
         Ok(self.folder.update(&self.run)?)
+    }
+
+    /// Seals the run.
+    pub(crate) fn finish(&mut self, because: Option<String>, seconds: f64) -> Result<(), Error> {
+        self.flush()?;
+        let state = if because.is_some() { RunState::Stopped } else { RunState::Finished };
+        Ok(self.folder.finish(&mut self.run, state, because, seconds)?)
     }
 
     pub(crate) fn folder(&self) -> &RunFolder {

@@ -29,6 +29,12 @@ pub(crate) fn conclude(run: &RunInfo, evidence: &[Evidence]) -> Report {
 
 /// As [`conclude`], from what is already indexed.
 pub(crate) fn conclude_from(knowledge: &Knowledge) -> Report {
-    let conclusions = diagnose::judge_all(knowledge);
-    diagnose::report(knowledge, conclusions)
+    let concluded = diagnose::hypotheses::judge_all(knowledge);
+    diagnose::assemble::report(
+        knowledge,
+        concluded.findings,
+        concluded.exonerated,
+        concluded.undecided,
+        Vec::new(),
+    )
 }

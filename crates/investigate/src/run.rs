@@ -4,8 +4,8 @@ use crate::event::Event;
 use crate::recorder::Recorder;
 use crate::senses::Senses;
 use crate::{Config, Error, Stop, experiments, plan, replay};
-use evidence::{Arm, Experiment, ExperimentKind, Report, Risk, RunInfo, RunState};
-use load::Breaker;
+use evidence::{Arm, Experiment, ExperimentKind, Report, Risk};
+use load::breaker::BreakerState;
 use observe::stream::Pass;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub(crate) struct Run<'a> {
     pub(crate) loopback: bool,
     /// The cheap pass that gives milliseconds.
     pub(crate) pass: Pass,
-    pub(crate) breaker: Breaker,
+    pub(crate) breaker: BreakerState,
 }
 
 /// Runs the loop: measure a baseline, form hypotheses, run the cheapest experiment that separates
@@ -93,7 +93,7 @@ impl Run<'_> {
             let next = knowledge
                 .endpoints()
                 .iter()
-                .flat_map(|e| diagnose::experiments(&knowledge, e))
+                .flat_map(|e| diagnose::hypotheses::experiments(&knowledge, e))
                 .filter(|x| !done.contains(&(x.kind.clone(), x.endpoint.clone())))
                 .filter(|x| self.config.consents.grants(x.consent, self.loopback))
                 .filter(|x| x.cost_s <= left && experiments::possible(self, x))
@@ -116,10 +116,9 @@ impl Run<'_> {
     /// Tells the best sentence about an endpoint.
     pub(crate) fn say(&mut self, endpoint: &str) -> Result<(), Error> {
         let knowledge = self.recorder.knowledge()?;
-        if let Some(text) = diagnose::headline(&knowledge, endpoint) {
-            let seconds = self.started.elapsed().as_secs_f64();
-            (self.events)(Event::Sentence { endpoint: endpoint.into(), text, seconds });
-        }
+        let text = diagnose::headline::of(&knowledge, endpoint);
+        let seconds = self.started.elapsed().as_secs_f64();
+        (self.events)(Event::Sentence { endpoint: endpoint.into(), text, seconds });
         Ok(())
     }
 
@@ -136,6 +135,13 @@ impl Run<'_> {
     /// Tells a warning.
     pub(crate) fn warn(&mut self, message: &str, hint: &str) {
         (self.events)(Event::Warning { message: message.into(), hint: hint.into() });
+    }
+
+    /// Tells why the circuit breaker opened.
+    pub(crate) fn tripped(&mut self) {
+        if let Some(trip) = self.breaker.trip() {
+            self.warn(&format!("stopped driving: {trip}"), "look at the service's log");
+        }
     }
 
     /// Median latency of the endpoint's warm requests, zero when there are none.
@@ -157,13 +163,8 @@ impl Run<'_> {
     /// Undoes everything that was started and seals `run.json`.
     pub(crate) fn close(&mut self, ended: Option<String>) -> Result<(), Error> {
         self.senses.close(&mut self.recorder)?;
-        self.recorder.flush()?;
         let seconds = self.started.elapsed().as_secs_f64();
-        self.recorder.update(|run: &mut RunInfo| {
-            run.seconds = Some((seconds * 1e3).round() / 1e3);
-            run.state = if ended.is_some() { RunState::Stopped } else { RunState::Finished };
-            run.ended_because = ended;
-        })
+        self.recorder.finish(ended, (seconds * 1e3).round() / 1e3)
     }
 }
 

@@ -9,6 +9,8 @@ use evidence::{
     Arm, Coverage, EvidenceBody, Exchange, Failure, Nanos, Service, Window,
 };
 use load::{Client, Request, Response, Session};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use observe::client::Observer;
 use observe::launch::Launched;
 use observe::spans::SpanReceiver;
@@ -32,7 +34,9 @@ pub(crate) struct Senses {
     pub(crate) session: Session,
     pub(crate) service: Option<Service>,
     pub(crate) launched: Option<Launched>,
-    client: Option<Client>,
+    client: Client,
+    cancel: Arc<AtomicBool>,
+    seed: u64,
     pass: Pass,
     salt: u64,
     next_window: u32,
@@ -40,16 +44,19 @@ pub(crate) struct Senses {
 }
 
 impl Senses {
-    pub(crate) fn new(config: &Config, salt: u64) -> Senses {
+    pub(crate) fn new(config: &Config, salt: u64, cancel: Arc<AtomicBool>) -> Senses {
+        let client = Client::new(config.seed).with_cancel(Arc::clone(&cancel));
         Senses {
             observer: None,
             observer_name: "observe".into(),
             spans: None,
             proxies: Proxies::none(),
-            session: Session::new(),
+            session: Session::default(),
             service: None,
             launched: None,
-            client: None,
+            client,
+            cancel,
+            seed: config.seed,
             pass: Pass::default(),
             salt,
             next_window: 1,
@@ -83,13 +90,10 @@ impl Senses {
         want_body: bool,
     ) -> Result<(Exchange, Option<Response>), Error> {
         let id = self.begin()?;
-        let start = load::now();
-        let mut client = self.client_for(request);
+        let start = load::clock::now();
         let (mut exchange, response) =
-            client.send(request, &mut self.session, self.timeout, BODY_LIMIT, want_body);
-        self.client = Some(client);
+            self.client.send(request, self.timeout, BODY_LIMIT, want_body);
         exchange.window = id;
-        exchange.endpoint = endpoint.into();
         std::thread::sleep(GAP);
         let window = Window {
             id,
@@ -97,7 +101,7 @@ impl Senses {
             arm: arm.clone(),
             driven: true,
             start,
-            end: load::now(),
+            end: load::clock::now(),
         };
         recorder.add("load", EvidenceBody::Exchanges(vec![exchange.clone()]))?;
         self.end(recorder, window)?;
@@ -113,7 +117,7 @@ impl Senses {
         like: Nanos,
     ) -> Result<(), Error> {
         let id = self.begin()?;
-        let start = load::now();
+        let start = load::clock::now();
         std::thread::sleep(Duration::from_nanos(like.0).clamp(IDLE.0, IDLE.1));
         let window = Window {
             id,
@@ -121,7 +125,7 @@ impl Senses {
             arm: arm.clone(),
             driven: false,
             start,
-            end: load::now(),
+            end: load::clock::now(),
         };
         self.end(recorder, window)
     }
@@ -132,15 +136,11 @@ impl Senses {
         recorder: &mut Recorder,
         endpoint: &str,
         arm: &Arm,
-        drive: impl FnOnce(&Session) -> Vec<Exchange>,
+        drive: impl FnOnce(u32, &Session) -> Vec<Exchange>,
     ) -> Result<(), Error> {
         let id = self.begin()?;
-        let start = load::now();
-        let mut exchanges = drive(&self.session);
-        for exchange in &mut exchanges {
-            exchange.window = id;
-            exchange.endpoint = endpoint.into();
-        }
+        let start = load::clock::now();
+        let exchanges = drive(id, &self.session);
         std::thread::sleep(GAP);
         let window = Window {
             id,
@@ -148,7 +148,7 @@ impl Senses {
             arm: arm.clone(),
             driven: true,
             start,
-            end: load::now(),
+            end: load::clock::now(),
         };
         recorder.add("load", EvidenceBody::Exchanges(exchanges))?;
         self.end(recorder, window)
@@ -188,22 +188,26 @@ impl Senses {
         }
     }
 
-    /// A warm connection to the request's origin is reused; another origin gets a new client.
-    fn client_for(&mut self, request: &Request) -> Client {
-        match self.client.take() {
-            Some(client) if client.serves(request) => client,
-            _ => Client::new(request),
-        }
-    }
-
     /// Closes the connection, so that the next request pays for dns, connect and tls again.
     pub(crate) fn disconnect(&mut self) {
-        self.client = None;
+        self.client.disconnect();
+    }
+
+    /// Cookies and token of a login, for all later requests.
+    pub(crate) fn log_in(&mut self, session: Session) {
+        let cancel = Arc::clone(&self.cancel);
+        self.client = Client::new(self.seed).with_session(session.clone()).with_cancel(cancel);
+        self.session = session;
+    }
+
+    /// What went wrong in the last exchange, in words.
+    pub(crate) fn detail(&self) -> String {
+        self.client.detail().unwrap_or("no answer").to_string()
     }
 
     /// Undoes everything that was started: observer, proxies, receiver, launched command.
     pub(crate) fn close(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
-        self.client = None;
+        self.client.disconnect();
         if let Some(mut observer) = self.observer.take()
             && let Err(e) = observer.stop()
         {

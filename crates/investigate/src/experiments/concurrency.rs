@@ -2,7 +2,9 @@
 
 use crate::Error;
 use crate::run::Run;
-use evidence::{Arm, Endpoint};
+use crate::Config;
+use crate::senses::BODY_LIMIT;
+use evidence::{Arm, Endpoint, Nanos};
 use std::time::Duration;
 
 /// Steps.
@@ -13,7 +15,7 @@ const STEP: Duration = Duration::from_millis(1_000);
 /// Drives the four steps, stopped by the circuit breaker.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let requests: Vec<_> =
-        (0..64).map(|v| super::request(endpoint, v, &[])).collect::<Result<_, _>>()?;
+        (0..64).map(|v| super::request(endpoint, v, None)).collect::<Result<_, _>>()?;
     let typical = run.typical_latency(&endpoint.name)?;
     let most = crate::plan::most_in_flight(run.config, run.loopback);
     for &in_flight in IN_FLIGHT.iter().filter(|n| **n <= most) {
@@ -21,16 +23,27 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             break;
         }
         let step = STEP.max(typical * 2);
-        let timeout = run.config.request_timeout;
-        let stop = run.stop.flag();
+        let (timeout, seed) = (run.config.request_timeout, run.config.seed);
+        let cancel = run.stop.flag();
+        let breaker = load::Breaker::standard(Some(Nanos(typical.as_nanos() as u64)));
         let mut tripped = None;
         run.senses.crowd(
             &mut run.recorder,
             &endpoint.name,
             &Arm::Concurrent { in_flight },
-            |session| {
-                let config = load::ConcurrencyConfig { in_flight, duration: step, timeout };
-                let result = load::concurrent(&requests, &config, session, &stop);
+            |window, session| {
+                let config = load::ConcurrencyConfig {
+                    in_flight,
+                    duration: step,
+                    requests_max: most_requests(run.config, run.loopback, step),
+                    timeout,
+                    body_limit: BODY_LIMIT,
+                    seed,
+                    window,
+                    session: session.clone(),
+                    cancel,
+                };
+                let result = load::concurrency::run(&requests, &config, &breaker);
                 tripped = result.tripped;
                 result.exchanges
             },
@@ -41,4 +54,14 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The most requests of a step: bounded by the agreed rate beyond this machine; on it, by what
+/// evidence is worth keeping.
+fn most_requests(config: &Config, loopback: bool, step: Duration) -> u64 {
+    const KEEP: u64 = 2_000;
+    match config.consents.allow_load.iter().map(|(_, rps)| *rps).reduce(f64::min) {
+        Some(rps) if !loopback => ((rps * step.as_secs_f64()) as u64).clamp(1, KEEP),
+        _ => KEEP,
+    }
 }

@@ -47,12 +47,8 @@ fn endpoint(run: &Run, name: &str) -> Result<Endpoint, Error> {
     found.cloned().ok_or(Error::NoEndpoint)
 }
 
-/// The endpoint's request number `variant`, with query parameters overridden.
-fn request(
-    endpoint: &Endpoint,
-    variant: u64,
-    overrides: &[(String, String)],
-) -> Result<Request, Error> {
-    load::render(&endpoint.template, variant, overrides)
+/// The endpoint's request number `variant`, its answer's size set when asked for.
+fn request(endpoint: &Endpoint, variant: u64, size: Option<u64>) -> Result<Request, Error> {
+    load::render_endpoint(endpoint, variant, size)
         .map_err(|e| Error::Render { endpoint: endpoint.name.clone(), why: e.to_string() })
 }

@@ -12,14 +12,12 @@ const SIZES: &[u64] = &[5, 10, 20];
 
 /// Drives the endpoint at three sizes.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
-    let Some(parameter) = &endpoint.size_parameter else { return Ok(()) };
     for variant in 0..EACH {
         for &size in SIZES {
             if run.over() {
                 return Ok(());
             }
-            let overrides = [(parameter.clone(), size.to_string())];
-            let request = super::request(endpoint, variant, &overrides)?;
+            let request = super::request(endpoint, variant, Some(size))?;
             let arm = Arm::Sized { size };
             run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request, false)?;
         }

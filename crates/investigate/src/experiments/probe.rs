@@ -9,7 +9,7 @@ use evidence::{Arm, Endpoint, Failure};
 /// is the only endpoint, and is a warning otherwise.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     run.senses.disconnect();
-    let request = super::request(endpoint, 0, &[])?;
+    let request = super::request(endpoint, 0, None)?;
     let (exchange, _) =
         run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, true)?;
     let name = endpoint.name.clone();
@@ -21,7 +21,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         Some(Failure::Status { code }) => {
             Error::Failing { endpoint: name, status: format!("HTTP {code}") }
         }
-        Some(failure) => Error::Unreachable { endpoint: name, why: load::describe(failure) },
+        Some(_) => Error::Unreachable { endpoint: name, why: run.senses.detail() },
     };
     if run.config.workload.endpoints.len() == 1 {
         return Err(error);

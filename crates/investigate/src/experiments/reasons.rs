@@ -17,7 +17,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         if run.over() {
             break;
         }
-        let request = super::request(endpoint, variant, &[])?;
+        let request = super::request(endpoint, variant, None)?;
         run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request, false)?;
     }
     run.senses.attach(&mut run.recorder, cheap)

@@ -8,13 +8,15 @@ use crate::run::Run;
 use crate::senses::Senses;
 use crate::{Config, Error, Stop, checkout, plan};
 use evidence::{Coverage, EvidenceBody, Level, RunInfo, SCHEMA_VERSION, Service, Target};
+use load::breaker::BreakerState;
 use load::{Breaker, Request};
 use observe::client::Observer;
 use observe::launch::{LaunchOptions, Launched};
 use observe::spans::SpanReceiver;
 use observe::stream::Pass;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use store::RunFolder;
 
 /// Starts everything and returns the run, ready for its first experiment.
@@ -24,23 +26,23 @@ pub(crate) fn start<'a>(
     events: &'a mut dyn FnMut(Event),
 ) -> Result<Run<'a>, Error> {
     let first = first_request(config)?;
-    let loopback = load::is_loopback(&first.host);
+    let loopback = load::plan::is_loopback(&first.host);
     let info = run_info(config, &first);
     let folder = RunFolder::create(&config.root, &info)?;
     events(Event::Started { run: info.id.clone() });
     events(Event::Plan(plan::sentence(config, &hosts(config), loopback)));
-    let salt = load::random_salt();
+    let salt = random();
     let mut run = Run {
         config,
         recorder: Recorder::new(folder, info),
-        senses: Senses::new(config, salt),
+        senses: Senses::new(config, salt, stop.flag()),
         stop,
         events,
         started: Instant::now(),
         deadline: Instant::now() + config.budget,
         loopback,
         pass: Pass { wire: true, switches: true, wakeups: true, syscalls: false },
-        breaker: Breaker::new(),
+        breaker: BreakerState::new(Breaker::standard(None)),
     };
     match prepare(&mut run, &first, salt) {
         Ok(()) => Ok(run),
@@ -62,15 +64,15 @@ fn prepare(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
 
 fn first_request(config: &Config) -> Result<Request, Error> {
     let endpoint = config.workload.endpoints.first().ok_or(Error::NoEndpoint)?;
-    super::request(endpoint, 0, &[])
+    super::request(endpoint, 0, None)
 }
 
 /// Distinct `host:port` of the workload.
 fn hosts(config: &Config) -> Vec<String> {
     let mut hosts: Vec<String> = Vec::new();
     for endpoint in &config.workload.endpoints {
-        if let Ok(request) = super::request(endpoint, 0, &[]) {
-            let host = format!("{}:{}", request.host, request.port);
+        if let Ok(request) = super::request(endpoint, 0, None) {
+            let host = request.host_port();
             if !hosts.contains(&host) {
                 hosts.push(host);
             }
@@ -81,11 +83,12 @@ fn hosts(config: &Config) -> Vec<String> {
 
 fn run_info(config: &Config, first: &Request) -> RunInfo {
     let target = format!("{}-{}", first.host, first.port);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     RunInfo {
         schema_version: SCHEMA_VERSION,
         tool_version: config.tool_version.clone(),
-        id: store::new_run_id(&target),
-        started: store::now_rfc3339(),
+        id: store::run_id(now, &target, random() as u32),
+        started: store::rfc3339(now),
         seed: config.seed,
         target: Target { url: first.origin(), ..Target::default() },
         workload: config.workload.clone(),
@@ -139,7 +142,7 @@ fn launch(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
         argv: launch.argv.clone(),
         directory: launch.directory.clone(),
         environment,
-        log: run.recorder.folder().raw().join("service.log"),
+        log: run.recorder.folder().raw("service.log")?,
         address: (first.host.clone(), first.port),
         ready_within: launch.ready_within,
         stop: run.stop.flag(),
@@ -240,8 +243,12 @@ fn directory_of(service: &Service) -> Option<PathBuf> {
 
 fn login(run: &mut Run) -> Result<(), Error> {
     let Some(template) = &run.config.workload.login else { return Ok(()) };
-    run.senses
-        .session
-        .login(template, run.config.request_timeout)
-        .map_err(|e| Error::Login(e.to_string()))
+    let session = load::login(template, run.config.seed ^ 1)?;
+    run.senses.log_in(session);
+    Ok(())
+}
+
+/// 64 bits from the operating system's random source, as the standard library seeds its maps.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 const WARM_UP: u32 = 8;
 /// An endpoint this slow settles with few requests; warming it up for long would eat the budget.
 const SLOW: Duration = Duration::from_millis(700);
+/// Pairs of driven and idle windows between two looks at the precision.
+const PAIRS: usize = 2;
+/// Half-width of the mean's 90 % interval that is precise enough.
+const PRECISION: f64 = 0.05;
 /// Solo takes at most this part of an endpoint's share of the budget.
 const PART: f64 = 0.5;
 
@@ -20,11 +24,10 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let share = run.share(run.config.workload.endpoints.len()).mul_f64(PART);
     let end = Instant::now() + share;
     let mut latency = warm_up(run, endpoint, end)?;
-    let mut latencies: Vec<f64> = Vec::new();
+    let mut latencies: Vec<Nanos> = Vec::new();
     let mut variant = 1;
     while !run.over() && Instant::now() < end {
-        let mut driven = load::solo::block(run.config.seed ^ variant);
-        while let Some(is_driven) = driven.pop() {
+        for is_driven in load::solo::windows(run.config.seed ^ variant, PAIRS) {
             if run.over() {
                 return Ok(());
             }
@@ -32,7 +35,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                 run.senses.idle(&mut run.recorder, &endpoint.name, &Arm::Warm, latency)?;
                 continue;
             }
-            let request = super::request(endpoint, variant, &[])?;
+            let request = super::request(endpoint, variant, None)?;
             let (exchange, _) = run.senses.drive(
                 &mut run.recorder,
                 &endpoint.name,
@@ -43,16 +46,16 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             variant += 1;
             if exchange.failure.is_none() {
                 latency = exchange.latency();
-                latencies.push(latency.as_ms());
+                latencies.push(latency);
             }
             progress(run, endpoint, variant)?;
-            if run.breaker.trips(&exchange) {
-                run.warn("stopped driving: the service fails or slowed down", "look at its log");
-                return Ok(());
+            if !run.breaker.finished(exchange.latency(), exchange.failure.is_some()) {
+                return Ok(run.tripped());
             }
         }
         let left = end.saturating_duration_since(Instant::now());
-        if load::solo::enough(&latencies, left) {
+        let left = Nanos(left.as_nanos() as u64);
+        if load::solo::enough(&latencies, PRECISION, left).is_some() {
             break;
         }
     }
@@ -71,7 +74,7 @@ fn warm_up(run: &mut Run, endpoint: &Endpoint, end: Instant) -> Result<Nanos, Er
         if run.over() || Instant::now() >= end {
             break;
         }
-        let request = super::request(endpoint, u64::from(variant), &[])?;
+        let request = super::request(endpoint, u64::from(variant), None)?;
         let (exchange, _) =
             run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, false)?;
         latency = exchange.latency();
@@ -89,7 +92,7 @@ pub(super) fn cold(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             break;
         }
         run.senses.disconnect();
-        let request = super::request(endpoint, 1_000 + variant, &[])?;
+        let request = super::request(endpoint, 1_000 + variant, None)?;
         run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, false)?;
     }
     Ok(())
