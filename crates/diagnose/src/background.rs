@@ -107,6 +107,26 @@ pub fn idle_windows<'a>(
     k.windows.values().filter(idle).filter(move |w| !own || w.endpoint == endpoint)
 }
 
+/// All idle windows of the run without losses: other clients do not know our endpoints.
+pub(crate) fn all_idle(k: &Knowledge) -> Vec<Stretch> {
+    let idle = |w: &&Window| !w.driven && w.end > w.start && !k.lossy_windows.contains(&w.id);
+    k.windows.values().filter(idle).map(|w| (w.start, w.end)).collect()
+}
+
+/// The union of stretches within another, disjoint and in order. They come in order of start.
+pub(crate) fn union(stretches: &[Stretch], within: Stretch) -> Vec<Stretch> {
+    let mut out: Vec<Stretch> = vec![];
+    for s in stretches {
+        let (start, end) = (s.0.max(within.0), s.1.min(within.1));
+        match out.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ if start < end => out.push((start, end)),
+            _ => {}
+        }
+    }
+    out
+}
+
 /// Requests at the service's own port that are not ours.
 fn foreign(k: &Knowledge) -> Vec<Stretch> {
     let mut ours: BTreeMap<u16, Vec<Stretch>> = BTreeMap::new();
@@ -139,6 +159,19 @@ pub fn counter_rates(k: &Knowledge, endpoint: &str, role: ProcessRole) -> Option
         }
     }
     (time > 0.0).then(|| (cpu / time, runnable / time))
+}
+
+/// CPU of serving threads per nanosecond in each idle window, while no other client's request is
+/// in flight: the service's own background work.
+pub(crate) fn quiet_cpu_rates(k: &Knowledge, b: &Background) -> Vec<f64> {
+    let rate = |w: &Stretch| {
+        let others: Vec<Stretch> = b.foreign_within(w.0, w.1).collect();
+        let busy = union(&others, *w);
+        let time = (w.1 - w.0).0 as f64 - busy.iter().map(|s| (s.1 - s.0).0 as f64).sum::<f64>();
+        let theirs: f64 = busy.iter().map(|s| serving_cpu(k, *s)).sum();
+        (time > 0.0).then(|| (serving_cpu(k, *w) - theirs).max(0.0) / time)
+    };
+    b.windows.iter().filter_map(rate).collect()
 }
 
 /// Time serving threads spend on the CPU within a stretch, summed over threads, nanoseconds.

@@ -156,8 +156,8 @@ pub(crate) fn plain(k: &Knowledge, endpoint: &str, arm: &Arm) -> Accounts {
             let account = count(k, &t, &mut accounts);
             accounts.list.push(account);
         }
-        idle_cpu(k, &background, &mut accounts);
     }
+    idle_cpu(k, &background, &mut accounts);
     accounts.packets = exchanges.iter().any(|x| Edges::of(k, x).packets);
     counters(k, endpoint, &exchanges, &mut accounts);
     accounts
@@ -201,14 +201,12 @@ pub(crate) fn call_sums(
 /// Background CPU of serving threads: what idle windows show is taken out of `cpu` and is
 /// `queueing` behind work that is not the request's.
 fn idle_cpu(k: &Knowledge, b: &Background, accounts: &mut Accounts) {
-    let quiet = b.foreign.is_empty() && accounts.switches;
-    let rates: Vec<f64> = b
-        .windows
-        .iter()
-        .map(|w| background::serving_cpu(k, *w) / ((w.1 - w.0).0 as f64).max(1.0))
-        .collect();
+    let rates = background::quiet_cpu_rates(k, b);
     // Only what is surely there: the lower bound of the mean must be above zero.
-    if !quiet || stats::mean(&rates) < IDLE_CPU_FLOOR || stats::mean_interval(&rates).low <= 0.0 {
+    if !accounts.switches
+        || stats::mean(&rates) < IDLE_CPU_FLOOR
+        || stats::mean_interval(&rates).low <= 0.0
+    {
         return;
     }
     let rate = stats::mean(&rates);

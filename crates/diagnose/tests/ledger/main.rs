@@ -3,3 +3,5 @@
 mod cases;
 mod properties;
 mod scene;
+mod simulator;
+mod truth;
