@@ -155,30 +155,33 @@ class Foreign:
 
 
 def wake_ns(rounds=150):
-    """How long an idle core takes to wake for a packet: round trips between two sleeping processes,
-    less the CPU and run-queue time of both, halved. On a virtual machine it can exceed a statement."""
+    """How long a sleeping thread takes to get onto a core after a packet for it was sent, beyond what the
+    kernel counts as run-queue: the interrupt to an idle core. On a virtual machine it can exceed a statement."""
     listener = socket.create_server((HOST, 0))
     child = os.fork()
     if child == 0:
-        peer, _ = listener.accept()
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while data := peer.recv(64):
-            peer.send(data)
-        os._exit(0)
+        _answer_arrival_times(listener)
     with socket.create_connection(listener.getsockname()) as ours:
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         delays = []
         for _ in range(rounds):
             time.sleep(0.002)
-            peer, own, cpu = accounted([child]), accounted([os.getpid()]), time.thread_time_ns()
-            start = time.monotonic_ns()
+            before, start = accounted([child]), time.monotonic_ns()
             ours.send(b"x")
-            ours.recv(64)
-            wall = time.monotonic_ns() - start
-            cpu = time.thread_time_ns() - cpu
+            sent = time.monotonic_ns()
+            arrival = int.from_bytes(ours.recv(8), "big")
             time.sleep(0.0005)
-            peer_used, own_used = spent(peer, accounted([child])), spent(own, accounted([os.getpid()]))
-            delays.append(wall - cpu - own_used[1] - sum(peer_used))
+            # the packet left about half-way through `send`
+            delays.append(arrival - (start + sent) // 2 - spent(before, accounted([child]))[1])
     os.waitpid(child, 0)
     listener.close()
-    return max(sorted(delays)[len(delays) // 2] / 2, 0.0)
+    return max(sorted(delays)[len(delays) // 2], 0)
+
+
+def _answer_arrival_times(listener):
+    """The other process of `wake_ns`: answers each byte with the time at which it was awake."""
+    peer, _ = listener.accept()
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while peer.recv(64):
+        peer.send(time.monotonic_ns().to_bytes(8, "big"))
+    os._exit(0)
