@@ -25,7 +25,7 @@ const SLOW_MS: f64 = 15.0;
 const SHARE: f64 = 0.2;
 /// Share of the downstream calls that stand alone which one call must have to be "the one"; with
 /// less it is one of several in series.
-const DOMINANT: f64 = 0.6;
+const DOMINANT: f64 = 0.7;
 /// A call with others beside it must be this many times as long as the longest of them: else the
 /// request would wait for those.
 const BESIDE: f64 = 3.0;

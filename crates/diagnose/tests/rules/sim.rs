@@ -61,6 +61,15 @@ pub struct Setup {
     pub see_calls: bool,
     pub see_threads: bool,
     pub size_parameter: bool,
+    /// Requests sent together: answered one after another, or (yielding) all late.
+    pub together: Option<Together>,
+}
+
+/// How requests sent together are answered, for a stretch of computing of `turn_ms`.
+#[derive(Clone, Copy)]
+pub struct Together {
+    pub yields: bool,
+    pub turn_ms: f64,
 }
 
 impl Setup {
@@ -80,6 +89,7 @@ impl Setup {
             see_calls: true,
             see_threads: true,
             size_parameter: false,
+            together: None,
         }
     }
 }
@@ -116,6 +126,9 @@ pub fn record(setup: &Setup, plan: &[Op], seed: u64) -> (RunInfo, Vec<Evidence>)
         for _ in 0..4 {
             sim.request(&sized, Arm::Sized { size });
         }
+    }
+    if let Some(t) = setup.together {
+        sim.together(t);
     }
     sim.traced = true;
     for _ in 0..setup.traced {
@@ -206,6 +219,33 @@ impl Sim {
         });
         self.now += 20_000_000;
         self.close(opened, arm, true, self.cpu_ns - before);
+    }
+
+    /// Steps of the concurrency experiment, exchanges only.
+    fn together(&mut self, t: Together) {
+        let alone: Vec<f64> = self.exchanges.iter().map(|e| e.latency().as_ms()).collect();
+        let alone = stats::median(&alone).expect("requests before");
+        for in_flight in [2u32, 4, 8] {
+            self.window += 1;
+            let opened = self.now;
+            for n in 0..2 * in_flight {
+                let turns = if t.yields { in_flight } else { (n + 1).min(in_flight) };
+                let ns = self.about(alone + t.turn_ms * f64::from(turns - 1));
+                let start = opened + u64::from(n / in_flight) * 4_000_000_000 + u64::from(n) * 1000;
+                let mut e = self.exchanges[0].clone();
+                e.window = self.window;
+                e.phases = Phases {
+                    start: Nanos(start),
+                    sent: Nanos(start),
+                    first_byte: Nanos(start + ns),
+                    end: Nanos(start + ns),
+                    ..Phases::default()
+                };
+                self.exchanges.push(e);
+            }
+            self.now += 10_000_000_000;
+            self.close(opened, Arm::Concurrent { in_flight }, true, 0);
+        }
     }
 
     fn idle(&mut self) {
