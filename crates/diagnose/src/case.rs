@@ -5,9 +5,10 @@
 use crate::retime::{self, DRIVER_CPU_NS};
 use crate::rules::{sql_n_plus_one, sql_repeated_statement};
 use crate::{Knowledge, headline, ledger, timeline};
+use evidence::ProbeState::Unavailable;
 use evidence::{
-    Arm, Band, Call, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation, ProcessRole,
-    Protocol, Service, Timeline, WallLedger,
+    Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation,
+    ProcessRole, Protocol, Service, Timeline, WallLedger,
 };
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,9 @@ pub struct Group {
     pub text: String,
     /// Whether the text is the real statement in all calls.
     pub text_known: bool,
+    /// Whether nothing but peer and intervals is seen: all its calls look alike, so their number
+    /// says nothing about what they are.
+    pub opaque: bool,
     /// Per request, indices into [`Request::calls`].
     pub calls: Vec<Vec<usize>>,
 }
@@ -224,9 +228,17 @@ impl<'a> Case<'a> {
             .then(|| counted.iter().sum::<f64>() / self.requests.len() as f64)
     }
 
-    /// Whether any call to a peer was seen anywhere in the run.
+    /// Whether calls to peers would be seen: some were, or packets could be captured.
     pub fn sees_calls(&self) -> bool {
-        !self.knowledge.calls.is_empty() || !self.knowledge.spans.is_empty()
+        let captures = |c: &Coverage| c.probe == "packet-capture" && c.state != Unavailable;
+        !self.knowledge.calls.is_empty()
+            || !self.knowledge.spans.is_empty()
+            || self.knowledge.coverage.iter().any(captures)
+    }
+
+    /// Time of the wall ledger that nothing explains, milliseconds.
+    pub fn unexplained_ms(&self) -> f64 {
+        self.line_ms(Line::Unattributed)
     }
 
     /// Evidence ids for the client side plus the given kinds.
@@ -385,6 +397,7 @@ fn group(k: &Knowledge, requests: &[Request]) -> Vec<Group> {
                     protocol: spoken(k, call),
                     text: call.text.clone(),
                     text_known: true,
+                    opaque: is_opaque(call.protocol),
                     calls: vec![Vec::new(); requests.len()],
                 });
                 groups.len() - 1
@@ -399,10 +412,13 @@ fn group(k: &Knowledge, requests: &[Request]) -> Vec<Group> {
 /// What is spoken to the call's peer: behind encryption or an unknown framing, what is known of
 /// the peer.
 fn spoken(k: &Knowledge, call: &Call) -> Protocol {
-    let opaque = matches!(call.protocol, Protocol::Tls | Protocol::Unix | Protocol::Opaque);
     let mut peers = k.target.services.iter().flat_map(|s| &s.peers);
     match peers.find(|p| p.name == call.peer) {
-        Some(peer) if opaque => peer.protocol,
+        Some(peer) if is_opaque(call.protocol) => peer.protocol,
         _ => call.protocol,
     }
+}
+
+fn is_opaque(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Tls | Protocol::Unix | Protocol::Opaque)
 }

@@ -12,7 +12,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, refuted, undecided};
+use crate::rules::{Draft, blind, refuted};
 use crate::statement::{self, Verb};
 use crate::wording::{count, part, quote, time};
 use evidence::{Call, Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
@@ -42,7 +42,7 @@ fn series(case: &Case, request: &Request, at: usize, taken: &BTreeSet<usize>) ->
         }
         let shape = statement::read(&group.text);
         let safe = match group.kind {
-            Line::Database => !group.text_known || shape.verb == Verb::Select,
+            Line::Database => shape.verb == Verb::Select,
             _ => !["POST ", "PUT ", "PATCH ", "DELETE "].iter().any(|m| group.text.starts_with(m)),
         };
         if safe && !statement::is_session(&group.text) {
@@ -129,8 +129,7 @@ pub fn judge(case: &Case) -> Judgement {
         return Judgement::Silent;
     }
     if !case.sees_calls() {
-        let missing = "the calls to other services and the database, and their order".into();
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return blind(case, ID, "the calls to other services and the database, and their order");
     }
     let (edits, chains) = edits(case);
     let lengths: Vec<f64> = chains.iter().map(|c| c.len() as f64).collect();
@@ -151,12 +150,12 @@ pub fn judge(case: &Case) -> Judgement {
     };
     let (texts, seen_flow) = describe(request, chain);
     let claim = format!(
-        "{} are spent waiting for {} calls one after another that do not need each other ({}); \
-         together they would take as long as the slowest, {}",
-        part(cost_ms, case.mean_ms()),
+        "{} calls that do not need each other run one after another ({}); together they would \
+         take as long as the slowest, {}: that saves {}",
         count(n),
         texts,
-        time(longest_ms(case, &chains))
+        time(longest_ms(case, &chains)),
+        part(cost_ms, case.mean_ms())
     );
     let first = request.calls[chain[0]];
     let mut values = BTreeMap::new();

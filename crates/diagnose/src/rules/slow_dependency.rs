@@ -11,7 +11,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, refuted, undecided};
+use crate::rules::{Draft, blind, refuted};
 use crate::wording::{part, percent, quote, time};
 use evidence::{Call, Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
 use std::collections::BTreeMap;
@@ -81,8 +81,7 @@ pub fn judge(case: &Case) -> Judgement {
         return Judgement::Silent;
     }
     if !case.sees_calls() {
-        let missing = "the calls to other services: no traffic to peers could be seen".into();
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return blind(case, ID, "the calls to other services: no traffic to peers could be seen");
     }
     let calls = worst(case);
     if calls.iter().flatten().count() * 2 < calls.len() {

@@ -15,9 +15,9 @@
 use crate::case::{CALL_EVIDENCE, Case, Group, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::Edit;
-use crate::rules::{Draft, refuted, undecided};
+use crate::rules::{Draft, blind, refuted, undecided};
 use crate::statement::{self, Shape, Verb};
-use crate::wording::{count, part, quote};
+use crate::wording::{count, part, quote, things};
 use evidence::{
     ColumnSketch, Consent, Effort, Experiment, ExperimentKind, FixKind, Judgement, Line, Protocol,
     Risk, Severity, ValueHash,
@@ -43,6 +43,8 @@ const SHORT_LOOP: f64 = 5.0;
 const SHORT_LOOP_MS: f64 = 5.0;
 /// Share of child parameters that must come from one parent column.
 const FLOW: f64 = 0.8;
+/// Share of latency from which on calls of unknown content are worth a question.
+const HIDDEN_SHARE: f64 = 0.1;
 /// Values a column sketch holds at most.
 const SKETCH: usize = 256;
 /// Growth of the count per row that confirms, with room for rows that share a child.
@@ -85,7 +87,8 @@ fn is_loop(case: &Case, at: usize, statements: f64) -> bool {
             return false;
         }
     }
-    let unproven = n >= LOOP_UNPROVEN && n >= PREDOMINANT * statements;
+    // Calls of which only the intervals are seen may be as many different statements.
+    let unproven = !g.opaque && n >= LOOP_UNPROVEN && n >= PREDOMINANT * statements;
     unproven
         || flow(case, at).is_some()
         || slope(case, at, None).is_some_and(|s| SLOPE.contains(&s.0))
@@ -93,7 +96,9 @@ fn is_loop(case: &Case, at: usize, statements: f64) -> bool {
 
 /// See the module.
 pub fn needs(case: &Case) -> Vec<Experiment> {
-    let Some(&first) = case.loops().first() else { return Vec::new() };
+    let Some(first) = case.loops().first().copied().or_else(|| hidden(case)) else {
+        return Vec::new();
+    };
     let group = &case.groups[first];
     let has_size = case
         .knowledge
@@ -149,21 +154,39 @@ pub fn judge(case: &Case) -> Judgement {
     .finding(case)
 }
 
+/// A database peer with many calls of which only the intervals are seen.
+fn hidden(case: &Case) -> Option<usize> {
+    let fits = |g: &usize| {
+        let group = &case.groups[*g];
+        let weighs = group.elapsed_ms(&case.requests) >= HIDDEN_SHARE * case.mean_ms();
+        group.kind == Line::Database && group.opaque && group.count() >= LOOP_UNPROVEN && weighs
+    };
+    (0..case.groups.len()).find(fits)
+}
+
 fn innocent(case: &Case, sql: &[&Group]) -> Judgement {
     if sql.is_empty() && !case.sees_calls() {
-        return undecided(
-            case,
-            ID,
-            "the statements of a request: no database traffic could be seen".into(),
-            format!("sudo {}", case.command("")),
+        return blind(case, ID, "the statements of a request: no database traffic could be seen");
+    }
+    if let Some(g) = hidden(case) {
+        let group = &case.groups[g];
+        let missing = format!(
+            "what {} to {} are: only their intervals are visible (`{}`), {} in all; one statement \
+             repeated per row would grow with the page, and is seen in clear when the service is \
+             started behind the proxy",
+            things(group.count(), "round trip"),
+            group.peer,
+            group.text,
+            part(group.elapsed_ms(&case.requests), case.mean_ms())
         );
+        return undecided(case, ID, missing, case.command("-- COMMAND-THAT-STARTS-THE-SERVICE"));
     }
     let most = sql.iter().map(|g| g.count()).fold(0.0, f64::max);
     let total: f64 = sql.iter().map(|g| g.count()).sum();
     let why = format!(
-        "{} SQL statements per request, the most frequent {} times, none in a loop over rows",
-        count(total),
-        count(most)
+        "{} per request, the most frequent runs {}, none in a loop over rows",
+        things(total, "SQL statement"),
+        things(most, "time")
     );
     let why = if total < 0.5 { "no SQL statement per request".into() } else { why };
     refuted(case, ID, why, CALL_EVIDENCE)

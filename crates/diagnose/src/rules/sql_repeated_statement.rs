@@ -11,9 +11,9 @@
 use crate::case::{CALL_EVIDENCE, Case, Group};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, refuted, undecided};
+use crate::rules::{Draft, blind, refuted, undecided};
 use crate::statement;
-use crate::wording::{count, part, quote};
+use crate::wording::{count, part, quote, things};
 use evidence::{Effort, Experiment, FixKind, Judgement, Line, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,8 +86,7 @@ pub fn judge(case: &Case) -> Judgement {
 fn innocent(case: &Case) -> Judgement {
     let sql: Vec<&Group> = case.groups.iter().filter(|g| g.kind == Line::Database).collect();
     if !case.sees_calls() {
-        let missing = "the statements of a request and their parameters".into();
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return blind(case, ID, "the statements of a request and their parameters");
     }
     let unseen = sql.iter().find(|g| {
         g.count() >= 3.0
@@ -99,7 +98,7 @@ fn innocent(case: &Case) -> Judgement {
         return undecided(case, ID, missing, format!("sudo {}", case.command("")));
     }
     let total: f64 = sql.iter().map(|g| g.count()).sum();
-    let why = format!("{} SQL statements per request, none repeated in vain", count(total));
+    let why = format!("{} per request, none repeated in vain", things(total, "SQL statement"));
     refuted(case, ID, why, CALL_EVIDENCE)
 }
 

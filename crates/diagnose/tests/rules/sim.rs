@@ -2,10 +2,10 @@
 //! senses would have recorded. Deterministic for a seed; no clock, no I/O.
 
 use evidence::{
-    Arm, BlockReason, Call, CallSource, ColumnSketch, Endpoint, Evidence, EvidenceBody, EvidenceId,
-    Exchange, Level, Listener, Nanos, Operation, Peer, Phases, ProcessCounters, ProcessInfo,
-    ProcessRole, Protocol, RequestTemplate, RunInfo, Runtime, SCHEMA_VERSION, Service, Target,
-    ThreadInfo, ThreadInterval, ThreadState, Window, Workload,
+    Arm, BlockReason, Call, CallSource, ColumnSketch, Coverage, Endpoint, Evidence, EvidenceBody,
+    EvidenceId, Exchange, Level, Listener, Nanos, Operation, Peer, Phases, ProcessCounters,
+    ProcessInfo, ProcessRole, Protocol, RequestTemplate, RunInfo, Runtime, SCHEMA_VERSION, Service,
+    Target, ThreadInfo, ThreadInterval, ThreadState, Window, Workload,
 };
 use stats::Rng;
 
@@ -342,6 +342,9 @@ impl Sim {
         let ns = self.about(q.ms);
         let params = if statement_has_param(&q.text) { vec![param] } else { vec![] };
         let mut call = self.call(self.setup.protocol, &q.text, params, ns);
+        if self.setup.protocol == Protocol::Tls {
+            return call;
+        }
         call.rows = Some(q.rows);
         if let Some(column) = q.column {
             let values = (1..=q.rows.min(256)).collect();
@@ -358,13 +361,16 @@ impl Sim {
         let half = self.about(self.setup.driver_ms / 2.0);
         self.cpu(half);
         self.batch += 1;
+        // Behind encryption: peer, bytes and intervals only.
+        let hidden = protocol == Protocol::Tls;
+        let (text, params) = if hidden { ("tls 5432", vec![]) } else { (text, params) };
         Call {
             peer: peer(protocol).name,
             protocol,
             operation: Operation::Execute,
             source: CallSource::Wire,
             text: text.into(),
-            text_known: true,
+            text_known: !hidden,
             params,
             rows: None,
             bytes_sent: 100,
@@ -429,6 +435,7 @@ impl Sim {
             EvidenceBody::Exchanges(self.exchanges),
         ];
         if s.see_calls {
+            bodies.push(EvidenceBody::Coverage(vec![Coverage::ok("packet-capture")]));
             bodies.push(EvidenceBody::Calls(self.calls));
         }
         if s.see_threads {
@@ -465,7 +472,7 @@ fn peer(protocol: Protocol) -> Peer {
         name: format!("{word} 127.0.0.1:{port}"),
         address: "127.0.0.1".into(),
         port,
-        protocol,
+        protocol: if protocol == Protocol::Tls { Protocol::Postgres } else { protocol },
         connections: 1,
         process: None,
     }
