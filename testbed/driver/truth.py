@@ -149,12 +149,16 @@ def partition(sample, wake_ns=0.0):
     return {line: Band(low / 1e6, high / 1e6) for line, (low, high) in bands.items()}
 
 
-def typical(samples, wake_ns=0.0):
-    """Mean bands of the middle of the requests by wall time, as the report's ledger is a typical one."""
+def middle(samples):
+    """The middle of the requests by wall time: the report's ledger is a typical one too."""
     ordered = sorted(samples, key=lambda sample: sample.wall_ns)
     cut = int(len(ordered) * 0.3)
-    middle = ordered[cut:len(ordered) - cut] or ordered
-    parts = [partition(sample, wake_ns) for sample in middle]
+    return ordered[cut:len(ordered) - cut] or ordered
+
+
+def typical(samples, wake_ns=0.0):
+    """Mean bands of the middle of the requests."""
+    parts = [partition(sample, wake_ns) for sample in middle(samples)]
     return {line: Band(sum(part[line].low for part in parts) / len(parts),
                        sum(part[line].high for part in parts) / len(parts))
             for line in parts[0]}
@@ -164,6 +168,19 @@ def hull(one, other):
     """What both measurements of the truth allow: it moves with the machine's other work."""
     return {line: Band(min(one[line].low, other[line].low), max(one[line].high, other[line].high))
             for line in one}
+
+
+def of_served(answers, solo, latency_ms):
+    """Samples of requests that somebody else sent and measured at `latency_ms`. What the service's answer
+    cannot tell of a request (CPU outside the handler, run-queue) is taken from our own `solo` ones."""
+    def median(values):
+        return sorted(values)[len(solo) // 2]
+
+    inside = middle([Sample(answer, answer["total"]) for answer in answers])
+    outside = max(latency_ms * 1e6 - sum(one.wall_ns for one in inside) / len(inside), 0)
+    cpu = median([one.cpu_ns - one.answer["marks"][-1][1] for one in solo])
+    runqueue = median([one.runqueue_ns for one in solo])
+    return [Sample(answer, answer["total"] + outside, answer["marks"][-1][1] + cpu, runqueue) for answer in answers]
 
 
 def median_ms(samples):

@@ -4,7 +4,7 @@ import json
 import unittest
 from pathlib import Path
 
-from driver.truth import Band, Sample, hull, partition, round_trips, sweep, typical
+from driver.truth import Band, Sample, hull, of_served, partition, round_trips, sweep, typical
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MS = 1_000_000
@@ -90,6 +90,11 @@ class Bands(unittest.TestCase):
         walls = [10] * 9 + [500]
         samples = [Sample(answer(wall, [op("sleep", 0, wall)], [(0, 0), (wall, 0)]), wall * MS) for wall in walls]
         self.assertEqual(Band(10.0, 10.0), typical(samples)["timer"])
+
+    def test_of_served_takes_run_queue_from_our_own_and_the_rest_from_the_latency(self):
+        ours = Sample(answer(10, [op("sleep", 0, 10)], [(0, 0), (10, 1)]), 12 * MS, 2 * MS, 3 * MS)
+        theirs = answer(20, [op("sleep", 0, 20)], [(0, 0), (20, 4)])
+        self.assertEqual([Sample(theirs, 21.5 * MS, 5 * MS, 3 * MS)], of_served([theirs], [ours], 21.5))
 
     def test_hull(self):
         self.assertEqual({"cpu": Band(1, 4)}, hull({"cpu": Band(1, 2)}, {"cpu": Band(3, 4)}))
