@@ -87,13 +87,15 @@ def accounted(pids):
 
 
 def spent(before, after):
-    """(on-CPU, run-queue) nanoseconds between two accounts. What a thread used that ended is lost."""
-    cpu = runqueue = 0
-    for thread, (thread_cpu, thread_runqueue) in after.items():
-        cpu_before, runqueue_before = before.get(thread, (0, 0))
+    """(on-CPU, run-queue, on-CPU of other than first threads) nanoseconds between two accounts. What a
+    thread used that ended is lost."""
+    cpu = runqueue = workers = 0
+    for (pid, task), (thread_cpu, thread_runqueue) in after.items():
+        cpu_before, runqueue_before = before.get((pid, task), (0, 0))
         cpu += thread_cpu - cpu_before
         runqueue += thread_runqueue - runqueue_before
-    return cpu, runqueue
+        workers += thread_cpu - cpu_before if task != str(pid) else 0
+    return cpu, runqueue, workers
 
 
 def _list(path):
