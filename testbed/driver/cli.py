@@ -1,6 +1,7 @@
 """The command line of `testbed/run`."""
 
 import argparse
+import signal
 import sys
 
 from . import check, compare_rules, compare_truth
@@ -60,6 +61,7 @@ COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rul
 def main(arguments):
     top = parser()
     options = top.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then too
     try:
         if options.all:
             return run_all(top, options)
