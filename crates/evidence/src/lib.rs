@@ -15,6 +15,7 @@ mod record;
 mod redact;
 mod report;
 mod run;
+mod secret;
 mod span;
 mod target;
 mod threads;
@@ -33,12 +34,16 @@ pub use finding::{
 pub use ledger::{DemandEntry, Line, WallEntry, WallLedger};
 pub use profile::{Frame, FrameKind, StackProfile, StackSample};
 pub use record::{Evidence, EvidenceBody, EvidenceId, LossCount};
-pub use redact::Redactor;
+pub use redact::{Redactor, SqlDialect, VALUES_LIMIT};
 pub use report::{
     CurvePoint, EndpointReport, LatencyMs, LedgerRow, Monitoring, Report, ReportRun, ReportTarget,
     Resource, SCHEMA, WaterfallBar, WaterfallReport,
 };
 pub use run::{HostFacts, RunInfo, RunState, SCHEMA_VERSION};
+pub use secret::{
+    REDACTED, is_reference, is_secret_name, is_secret_parameter, redacted_command, redacted_text,
+    redacted_url,
+};
 pub use span::{Span, SpanKind};
 pub use target::{Level, Listener, Peer, ProcessInfo, Runtime, Service, Target};
 pub use threads::{
