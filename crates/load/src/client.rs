@@ -115,7 +115,7 @@ impl Client {
         self.detail = None;
         let prepared = self.prepare(request);
         let (trace_id, extra) = self.extra(request);
-        let waited = clock::run_queue();
+        let waited = clock::run_queue_recent();
         let start = clock::now();
         let timeout = timeout.min(Duration::from_secs(24 * 3600));
         let limits = Limits {
