@@ -34,7 +34,7 @@ pub use finding::{
 pub use ledger::{DemandEntry, Line, WallEntry, WallLedger};
 pub use profile::{Frame, FrameKind, StackProfile, StackSample};
 pub use record::{Evidence, EvidenceBody, EvidenceId, LossCount};
-pub use redact::Redactor;
+pub use redact::{Redactor, SqlDialect, VALUES_LIMIT};
 pub use report::{
     CurvePoint, EndpointReport, LatencyMs, LedgerRow, Monitoring, Report, ReportRun, ReportTarget,
     Resource, SCHEMA, WaterfallBar, WaterfallReport,
