@@ -41,6 +41,9 @@ pub enum StoreError {
     /// The run id is not usable as a folder name.
     #[error("run id `{0}` is no folder name; make it with store::run_id")]
     BadId(String),
+    /// Not a name reports have.
+    #[error("`{0}` is no report; report.json, report.md and report.html are")]
+    NotAReport(String),
     /// The folder is there already.
     #[error("run {0} exists already; runs are never overwritten, start a new one")]
     Exists(PathBuf),

@@ -11,16 +11,8 @@ use std::path::{Path, PathBuf};
 /// Compression of evidence: level 3 costs about 2 ms a megabyte and gives 5 to 15 times less.
 const ZSTD_LEVEL: i32 = 3;
 
-/// A report in the forms that are kept.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ReportFiles<'a> {
-    /// `report.json`.
-    pub json: &'a [u8],
-    /// `report.md`.
-    pub markdown: Option<&'a [u8]>,
-    /// `report.html`.
-    pub html: Option<&'a [u8]>,
-}
+/// The forms a report is kept in.
+const REPORT_FILES: [&str; 3] = [REPORT_FILE, "report.md", "report.html"];
 
 /// The folder of a run that is being recorded. Dropping it leaves the run open, as a kill would.
 #[derive(Debug)]
@@ -136,19 +128,15 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Writes the report, secrets scrubbed.
+    /// Writes a form of the report, as [`write_report`], secrets scrubbed.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn write_report(&self, report: &ReportFiles) -> Result<(), StoreError> {
-        let scrubbed = |bytes: &[u8]| match self.scrub.text(&String::from_utf8_lossy(bytes)) {
-            Some(text) => text.into_bytes(),
-            None => bytes.to_vec(),
-        };
-        let (json, markdown) = (scrubbed(report.json), report.markdown.map(scrubbed));
-        let html = report.html.map(scrubbed);
-        let (markdown, html) = (markdown.as_deref(), html.as_deref());
-        write_report(&self.path, &ReportFiles { json: &json, markdown, html })
+    pub fn write_report(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        match self.scrub.text(&String::from_utf8_lossy(bytes)) {
+            Some(scrubbed) => write_report(&self.path, name, scrubbed.as_bytes()),
+            None => write_report(&self.path, name, bytes),
+        }
     }
 
     /// The path of a raw file (a profile, a plan, a log), its folder made.
@@ -177,22 +165,16 @@ impl RunFolder {
     }
 }
 
-/// Writes the report of a stored run (replay). Forms that are not given are left as they are.
+/// Writes a form of the report into a run's folder, also of a finished run (replay). `name` is
+/// `report.json`, `report.md` or `report.html`.
 ///
 /// # Errors
-/// [`StoreError`].
-pub fn write_report(run: &Path, report: &ReportFiles) -> Result<(), StoreError> {
-    let files = [
-        (REPORT_FILE, Some(report.json)),
-        ("report.md", report.markdown),
-        ("report.html", report.html),
-    ];
-    for (name, bytes) in files {
-        if let Some(bytes) = bytes {
-            write_file(&run.join(name), |file| file.write_all(bytes))?;
-        }
+/// [`StoreError`]; any other name is refused, the recording itself is immutable.
+pub fn write_report(run: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    if !REPORT_FILES.contains(&name) {
+        return Err(StoreError::NotAReport(name.to_string()));
     }
-    Ok(())
+    write_file(&run.join(name), |file| file.write_all(bytes))
 }
 
 /// Makes the folder of all runs; a `.gitignore` keeps recordings out of the project's history.

@@ -13,7 +13,7 @@ mod scrub;
 mod write;
 
 pub use error::StoreError;
-pub use folder::{ReportFiles, RunFolder, write_report};
+pub use folder::{RunFolder, write_report};
 pub use id::{rfc3339, run_id};
 pub use list::{RunSummary, list, resolve};
 pub use read::open;

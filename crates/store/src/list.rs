@@ -3,13 +3,13 @@
 use crate::read::{read_limited, run_info};
 use crate::{REPORT_FILE, RUN_FILE, StoreError};
 use evidence::{RunInfo, RunState};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// One run in a list.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunSummary {
     /// Id.
     pub id: String,
@@ -25,10 +25,8 @@ pub struct RunSummary {
     pub p50_ms: Option<f64>,
     /// Claim of the first finding.
     pub top_finding: Option<String>,
-    /// State; an open run is being recorded or was killed.
-    pub state: RunState,
-    /// Why its `run.json` or report could not be read.
-    pub problem: Option<String>,
+    /// `open` (being recorded, or killed), `finished` or `stopped`.
+    pub state: String,
 }
 
 /// The few fields of a report that a list shows; every version has them.
@@ -56,20 +54,23 @@ struct FindingGist {
     claim: String,
 }
 
-/// All runs below `root`, newest first. A root that does not exist holds none.
+/// All runs below `root`, newest first, and what could not be read of them, in words. A root that
+/// does not exist holds none; a run whose `run.json` is unreadable is listed by its folder's name.
 ///
 /// # Errors
-/// [`StoreError`] when `root` cannot be read. Unreadable runs are listed with their problem.
-pub fn list(root: &Path) -> Result<Vec<RunSummary>, StoreError> {
+/// [`StoreError`] when `root` cannot be read.
+pub fn list(root: &Path) -> Result<(Vec<RunSummary>, Vec<String>), StoreError> {
     let entries = match fs::read_dir(root).and_then(|e| e.collect::<io::Result<Vec<_>>>()) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         other => other.map_err(|e| StoreError::io("read", root, e))?,
     };
     let folders = entries.iter().map(fs::DirEntry::path);
     let runs = folders.filter(|p| p.is_dir() && !name(p).starts_with('.') && is_run(p));
-    let mut runs: Vec<_> = runs.map(|p| summary(&p)).collect();
+    let mut problems = Vec::new();
+    let mut runs: Vec<_> = runs.map(|p| summary(&p, &mut problems)).collect();
     runs.sort_by(|a, b| (&b.started, &b.id).cmp(&(&a.started, &a.id)));
-    Ok(runs)
+    problems.sort();
+    Ok((runs, problems))
 }
 
 /// The folder of the run a person names: `latest`, an id, the beginning or the short end of one
@@ -87,7 +88,7 @@ pub fn resolve(root: &Path, wanted: &str) -> Result<PathBuf, StoreError> {
             Err(StoreError::NotARun(path.to_path_buf()))
         };
     }
-    let runs = list(root)?;
+    let (runs, _) = list(root)?;
     if wanted == "latest" {
         return runs.into_iter().next().map(|r| r.path).ok_or_else(unknown);
     }
@@ -117,29 +118,39 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn summary(path: &Path) -> RunSummary {
-    let (info, problem) = match run_info(path) {
-        Ok(info) => (info, None),
-        Err(why) => (RunInfo { id: name(path), ..RunInfo::default() }, Some(why)),
-    };
-    let (gist, report_problem) = match read_limited(&path.join(REPORT_FILE)) {
-        Ok(bytes) => match serde_json::from_slice::<ReportGist>(&bytes) {
-            Ok(gist) => (gist, None),
-            Err(e) => (ReportGist::default(), Some(format!("{REPORT_FILE}: {e}"))),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => (ReportGist::default(), None),
-        Err(e) => (ReportGist::default(), Some(format!("{REPORT_FILE}: {e}"))),
+fn summary(path: &Path, problems: &mut Vec<String>) -> RunSummary {
+    let id = name(path);
+    let info = run_info(path).unwrap_or_else(|why| {
+        problems.push(format!("{id}: {why}"));
+        RunInfo::default()
+    });
+    let gist = report_gist(path).unwrap_or_else(|why| {
+        problems.push(format!("{id}: {REPORT_FILE}: {why}"));
+        ReportGist::default()
+    });
+    let state = match info.state {
+        RunState::Open => "open",
+        RunState::Finished => "finished",
+        RunState::Stopped => "stopped",
     };
     RunSummary {
-        // The folder's name is what the user can ask for.
-        id: name(path),
+        // The folder's name, not what `run.json` says: it is what the user can ask for.
+        id,
         path: path.to_path_buf(),
         started: info.started,
         target: info.target.url,
         endpoints: info.workload.endpoints.into_iter().map(|e| e.name).collect(),
         p50_ms: gist.endpoints.iter().find_map(|e| e.latency_ms.as_ref()).map(|l| l.p50),
         top_finding: gist.findings.into_iter().next().map(|f| f.claim),
-        state: info.state,
-        problem: problem.or(report_problem),
+        state: state.into(),
+    }
+}
+
+/// What the stored report says; empty when there is none yet.
+fn report_gist(path: &Path) -> Result<ReportGist, String> {
+    match read_limited(&path.join(REPORT_FILE)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| e.to_string()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(ReportGist::default()),
+        Err(e) => Err(e.to_string()),
     }
 }

@@ -70,7 +70,8 @@ pub(crate) fn run_info(path: &Path) -> Result<RunInfo, String> {
     let bytes = read_limited(&path.join(RUN_FILE)).map_err(|e| format!("{RUN_FILE}: {e}"))?;
     let newer = |v: u32| {
         format!(
-            "{RUN_FILE}: written by a newer version (encoding {v}, this one reads up to {SCHEMA_VERSION})"
+            "{RUN_FILE}: written by a newer version (encoding {v}, this one reads up to \
+             {SCHEMA_VERSION})"
         )
     };
     match serde_json::from_slice::<RunInfo>(&bytes) {

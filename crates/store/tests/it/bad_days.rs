@@ -126,7 +126,7 @@ fn a_file_size_limit_is_a_clear_error_and_the_run_stays_usable() {
     for said in ["small true", "ended true"] {
         assert!(lines.iter().any(|l| l.ends_with(said)), "{said}: {lines:?}");
     }
-    assert_eq!(store::list(root.path()).unwrap()[0].state, RunState::Stopped);
+    assert_eq!(store::list(root.path()).unwrap().0[0].state, "stopped");
 }
 
 /// A small file system of its own, unmounted when dropped.

@@ -4,7 +4,7 @@ use crate::{exchanges, info, window};
 use evidence::{Credential, EvidenceBody, HeaderValue, LossCount, Nanos, RunState, Span, SpanKind};
 use std::fs;
 use std::path::Path;
-use store::{ReportFiles, RunFolder, StoreError};
+use store::{RunFolder, StoreError};
 
 #[test]
 fn what_is_appended_reads_back_in_order() {
@@ -20,12 +20,10 @@ fn what_is_appended_reads_back_in_order() {
         };
         written.push(run.append("load", body, window(n), Nanos(100)).unwrap());
     }
-    run.write_report(&ReportFiles {
-        json: br#"{"endpoints":[{"latency_ms":{"p50":12.5}}],"findings":[{"claim":"101 alike"}]}"#,
-        markdown: Some(b"# report"),
-        html: None,
-    })
-    .unwrap();
+    let report =
+        br#"{"endpoints":[{"latency_ms":{"p50":12.5}}],"findings":[{"claim":"101 alike"}]}"#;
+    run.write_report("report.json", report).unwrap();
+    assert!(run.write_report("run.json", b"").is_err());
     run.write_raw("../plan 1.json", b"{}").unwrap();
     run.finish(&mut info, RunState::Finished, None, 1.0 / 3.0).unwrap();
     assert!(matches!(
@@ -35,11 +33,11 @@ fn what_is_appended_reads_back_in_order() {
 
     let (read, evidence, problems) = store::open(run.path()).unwrap();
     assert_eq!((read, evidence, problems), (info, written, vec![]));
-    let listed = store::list(root.path()).unwrap();
-    assert_eq!(listed.len(), 1);
+    let (listed, problems) = store::list(root.path()).unwrap();
+    assert_eq!((listed.len(), problems.len()), (1, 0));
     assert_eq!(listed[0].p50_ms, Some(12.5));
     assert_eq!(listed[0].top_finding.as_deref(), Some("101 alike"));
-    assert_eq!(listed[0].state, RunState::Finished);
+    assert_eq!(listed[0].state, "finished");
     assert!(run.path().join("evidence/losses-10.json.zst").is_file());
     assert!(run.path().join("raw/_plan_1.json").is_file());
 }
@@ -62,7 +60,7 @@ fn only_the_owner_may_look() {
     let mut run = RunFolder::create(&runs, &info("r1")).unwrap();
     run.append("load", exchanges(1, 1), window(1), Nanos(0)).unwrap();
     run.write_raw("x", b"x").unwrap();
-    run.write_report(&ReportFiles { json: b"{}", ..ReportFiles::default() }).unwrap();
+    run.write_report("report.json", b"{}").unwrap();
     let mut seen = 0;
     visit(&runs, &mut seen);
     assert_eq!(seen, 9, "root, .gitignore, run, run.json, evidence and one, raw and one, report");
@@ -113,8 +111,9 @@ fn what_cannot_be_read_is_a_problem_and_the_rest_is_kept() {
     let (read, evidence, problems) = store::open(run.path()).unwrap();
     assert_eq!((read.id.as_str(), evidence.len()), ("r1", 2));
     assert!(problems.iter().any(|p| p.contains("newer version (encoding 7")), "{problems:?}");
-    let listed = store::list(root.path()).unwrap();
-    assert!(listed[0].problem.as_ref().is_some_and(|p| p.contains("newer")), "{listed:?}");
+    let (listed, problems) = store::list(root.path()).unwrap();
+    assert_eq!(listed[0].id, "r1");
+    assert!(problems[0].starts_with("r1: run.json: written by a newer"), "{problems:?}");
     assert!(matches!(store::open(root.path()), Err(StoreError::NotARun(_))));
 }
 
@@ -162,13 +161,8 @@ fn secrets_never_reach_the_disk() {
     run.append("observe@h", EvidenceBody::Spans(vec![span]), window(2), Nanos(0)).unwrap();
     run.update(&info).unwrap();
     let report = format!("{{\"a\":{}}}", serde_json::Value::from(SECRET));
-    let markdown = b"c00kie-value-1".as_slice();
-    run.write_report(&ReportFiles {
-        json: report.as_bytes(),
-        markdown: Some(markdown),
-        html: None,
-    })
-    .unwrap();
+    run.write_report("report.json", report.as_bytes()).unwrap();
+    run.write_report("report.md", b"c00kie-value-1").unwrap();
 
     let mut all = String::new();
     for entry in
@@ -195,7 +189,7 @@ fn secrets_never_reach_the_disk() {
 fn runs_are_listed_newest_first_and_named_in_many_ways() {
     let root = tempfile::tempdir().unwrap();
     let runs = root.path().join("runs");
-    assert_eq!(store::list(&runs).unwrap(), []);
+    assert_eq!(store::list(&runs).unwrap(), (vec![], vec![]));
     let ids =
         ["20260801T101530Z-h-1-aaaaaa", "20260801T101531Z-h-1-bbbbbb", "20260802T000000Z-k-cc"];
     for (i, id) in ids.iter().enumerate() {
@@ -205,7 +199,7 @@ fn runs_are_listed_newest_first_and_named_in_many_ways() {
     }
     fs::create_dir(runs.join("something-else")).unwrap();
     fs::create_dir(runs.join(".20260803.tmp")).unwrap();
-    let listed: Vec<_> = store::list(&runs).unwrap().into_iter().map(|r| r.id).collect();
+    let listed: Vec<_> = store::list(&runs).unwrap().0.into_iter().map(|r| r.id).collect();
     assert_eq!(listed, [ids[2], ids[1], ids[0]]);
     let check = |wanted: &str, expected: &str| {
         let found = match store::resolve(&runs, wanted) {
