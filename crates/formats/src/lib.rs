@@ -7,7 +7,10 @@
 pub mod credential;
 pub mod curl;
 pub mod endpoint;
+pub mod har;
+mod json;
 pub mod login;
+pub mod otlp;
 mod template;
 mod url;
 mod words;
