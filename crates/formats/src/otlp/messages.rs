@@ -148,3 +148,22 @@ pub struct KeyValueList {
     #[prost(message, repeated, tag = "1")]
     pub values: Vec<KeyValue>,
 }
+
+/// Answer to a trace request.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExportTraceServiceResponse {
+    /// Set only when spans were not taken.
+    #[prost(message, optional, tag = "1")]
+    pub partial_success: Option<ExportTracePartialSuccess>,
+}
+
+/// What was not taken.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExportTracePartialSuccess {
+    /// Spans not taken.
+    #[prost(int64, tag = "1")]
+    pub rejected_spans: i64,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub error_message: String,
+}

@@ -11,6 +11,7 @@ mod protobuf;
 
 use crate::Problem;
 use evidence::{Nanos, Redactor, Span, SpanKind};
+use prost::Message;
 use std::sync::Arc;
 
 /// Most spans taken from one request or file; what comes after is counted.
@@ -48,6 +49,28 @@ pub fn decode(bytes: &[u8], encoding: Encoding, clock_offset: i64, redactor: &Re
         Encoding::Json => json::walk(bytes, &mut collector),
     }
     collector.finish(bytes.len())
+}
+
+/// The answer to a trace request: empty when all spans were taken, else a partial success that
+/// says how many were not and why.
+pub fn response(encoding: Encoding, rejected: u64, why: &str) -> Vec<u8> {
+    let rejected = i64::try_from(rejected).unwrap_or(i64::MAX);
+    match (encoding, rejected) {
+        (Encoding::Protobuf, 0) => Vec::new(),
+        (Encoding::Json, 0) => b"{}".to_vec(),
+        (Encoding::Protobuf, _) => messages::ExportTraceServiceResponse {
+            partial_success: Some(messages::ExportTracePartialSuccess {
+                rejected_spans: rejected,
+                error_message: why.to_string(),
+            }),
+        }
+        .encode_to_vec(),
+        (Encoding::Json, _) => serde_json::json!({
+            "partialSuccess": { "rejectedSpans": rejected.to_string(), "errorMessage": why }
+        })
+        .to_string()
+        .into_bytes(),
+    }
 }
 
 /// Takes spans in, one by one.

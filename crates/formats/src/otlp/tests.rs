@@ -3,7 +3,6 @@ use super::messages::{
     ResourceSpans, ScopeSpans, Status,
 };
 use super::*;
-use prost::Message;
 
 const UNIX: u64 = 1_785_579_330_000_000_000;
 /// The monotonic clock read one second then.
@@ -212,4 +211,13 @@ fn damaged_requests_give_what_can_be_read() {
     }
     let (spans, problems) = protobuf(&request(vec![messages::Span::default(); 50]));
     assert_eq!((spans.len(), problems.len()), (0, PROBLEM_LIMIT + 1));
+}
+
+#[test]
+fn answers_are_empty_unless_something_was_refused() {
+    assert_eq!(response(Encoding::Protobuf, 0, ""), b"");
+    assert_eq!(response(Encoding::Json, 0, ""), b"{}");
+    assert_eq!(response(Encoding::Protobuf, 3, "full"), b"\x0a\x08\x08\x03\x12\x04full");
+    let json = r#"{"partialSuccess":{"errorMessage":"full","rejectedSpans":"3"}}"#;
+    assert_eq!(response(Encoding::Json, 3, "full"), json.as_bytes());
 }
