@@ -5,6 +5,7 @@
 //! each file in `rules/` is one hypothesis; `retime` predicts what a fix gives.
 
 pub mod assemble;
+mod attribution;
 pub mod background;
 pub mod demand;
 pub mod headline;
