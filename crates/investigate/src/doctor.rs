@@ -3,7 +3,7 @@
 
 use crate::Error;
 use evidence::{Coverage, Level, Service};
-use observe::client::Observer;
+use observe::{ObserveError, Observer};
 
 /// What doctor found.
 pub struct Checkup {
@@ -20,11 +20,11 @@ pub struct Checkup {
 /// # Errors
 /// When the observer itself cannot run.
 pub fn doctor(host: &str, port: u16, pid: Option<i32>) -> Result<Checkup, Error> {
-    let failed = |e: observe::client::Error| Error::Observer(e.to_string());
-    let mut observer = Observer::local().map_err(failed)?;
-    let found = observer.find(host, port, pid).map_err(failed)?;
+    let failed = |e: ObserveError| Error::Observer(e.to_string());
+    let mut observer = Observer::local(crate::senses::stacks()).map_err(failed)?;
+    let (service, coverage) = observer.find(host, port, pid).map_err(failed)?;
     observer.stop().map_err(failed)?;
-    let level =
-        if found.service.is_some() { observe::doctor::level(&found.coverage) } else { Level::L0 };
-    Ok(Checkup { level, service: found.service.map(|s| *s), coverage: found.coverage })
+    let level = observe::doctor::level(service.is_some(), &coverage);
+    let level = if service.is_some() { level } else { Level::L0 };
+    Ok(Checkup { level, service, coverage })
 }

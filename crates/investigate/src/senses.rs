@@ -11,7 +11,7 @@ use evidence::{
 use load::{Client, Request, Response, Session};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use observe::client::Observer;
+use observe::{ObserveError, Observer};
 use observe::launch::Launched;
 use observe::spans::SpanReceiver;
 use observe::stream::{Pass, ProfileConfig};
@@ -69,7 +69,7 @@ impl Senses {
         let Some(observer) = &mut self.observer else { return Ok(()) };
         let coverage = match observer.attach(pass, self.salt) {
             Ok(coverage) => coverage,
-            Err(e) => vec![Coverage::unavailable("observer", e.to_string(), e.hint())],
+            Err(e) => vec![lost("observer", &e)],
         };
         self.pass = pass;
         recorder.add(&self.observer_name, EvidenceBody::Coverage(coverage))
@@ -89,7 +89,7 @@ impl Senses {
         request: &Request,
         want_body: bool,
     ) -> Result<(Exchange, Option<Response>), Error> {
-        let id = self.begin()?;
+        let id = self.begin(recorder)?;
         let start = load::clock::now();
         let (mut exchange, response) =
             self.client.send(request, self.timeout, BODY_LIMIT, want_body);
@@ -116,7 +116,7 @@ impl Senses {
         arm: &Arm,
         like: Nanos,
     ) -> Result<(), Error> {
-        let id = self.begin()?;
+        let id = self.begin(recorder)?;
         let start = load::clock::now();
         std::thread::sleep(Duration::from_nanos(like.0).clamp(IDLE.0, IDLE.1));
         let window = Window {
@@ -138,7 +138,7 @@ impl Senses {
         arm: &Arm,
         drive: impl FnOnce(u32, &Session) -> Vec<Exchange>,
     ) -> Result<(), Error> {
-        let id = self.begin()?;
+        let id = self.begin(recorder)?;
         let start = load::clock::now();
         let exchanges = drive(id, &self.session);
         std::thread::sleep(GAP);
@@ -167,7 +167,7 @@ impl Senses {
                 Ok(true)
             }
             Err(e) => {
-                let c = Coverage::unavailable("cpu-stacks", e.to_string(), e.hint());
+                let c = lost("cpu-stacks", &e);
                 recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))?;
                 Ok(false)
             }
@@ -178,11 +178,11 @@ impl Senses {
     pub(crate) fn stop_profile(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
         let Some(observer) = &mut self.observer else { return Ok(()) };
         match observer.stop_profile() {
-            Ok(bodies) => {
-                bodies.into_iter().try_for_each(|body| recorder.add(&self.observer_name, body))
-            }
+            Ok(profiles) => profiles.into_iter().try_for_each(|profile| {
+                recorder.add(&self.observer_name, EvidenceBody::Profile(Box::new(profile)))
+            }),
             Err(e) => {
-                let c = Coverage::unavailable("cpu-stacks", e.to_string(), e.hint());
+                let c = lost("cpu-stacks", &e);
                 recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))
             }
         }
@@ -211,7 +211,7 @@ impl Senses {
         if let Some(mut observer) = self.observer.take()
             && let Err(e) = observer.stop()
         {
-            let c = Coverage::partial("observer", e.to_string(), e.hint());
+            let c = lost("observer", &e);
             recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))?;
         }
         self.proxies = Proxies::none();
@@ -222,11 +222,12 @@ impl Senses {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<u32, Error> {
+    fn begin(&mut self, recorder: &mut Recorder) -> Result<u32, Error> {
         let id = self.next_window;
         self.next_window += 1;
         if let Some(observer) = &mut self.observer {
-            observer.begin(id).map_err(|e| Error::Observer(e.to_string()))?;
+            let news = observer.begin(id).map_err(|e| Error::Observer(e.to_string()))?;
+            recorder.add(&self.observer_name, EvidenceBody::Coverage(news))?;
         }
         Ok(id)
     }
@@ -246,6 +247,19 @@ impl Senses {
             recorder.add("spans", EvidenceBody::Losses(spans.losses()))?;
         }
         Ok(())
+    }
+}
+
+/// The profilers the observer is given.
+pub(crate) fn stacks() -> Option<Box<dyn observe::StackSource>> {
+    Some(Box::new(observe::stacks::Profilers::default()))
+}
+
+/// A probe lost to an observer's error, with its hint.
+pub(crate) fn lost(probe: &str, error: &ObserveError) -> Coverage {
+    match error {
+        ObserveError::Failed { message, hint } => Coverage::unavailable(probe, message, hint),
+        other => Coverage::unavailable(probe, other.to_string(), ""),
     }
 }
 

@@ -39,14 +39,15 @@ type Step struct {
 
 // Operation is what one leaf of the plan did; times are nanoseconds since the request began.
 type Operation struct {
-	Kind  string  `json:"kind"`
-	DB    string  `json:"db,omitempty"`
-	Shape string  `json:"shape,omitempty"`
-	N     int     `json:"n"`
-	Start int64   `json:"start"`
-	End   int64   `json:"end"`
-	CPU   int64   `json:"cpu,omitempty"`
-	Calls []int64 `json:"calls,omitempty"`
+	Kind      string  `json:"kind"`
+	DB        string  `json:"db,omitempty"`
+	Shape     string  `json:"shape,omitempty"`
+	Pipelined bool    `json:"pipelined,omitempty"`
+	N         int     `json:"n"`
+	Start     int64   `json:"start"`
+	End       int64   `json:"end"`
+	CPU       int64   `json:"cpu,omitempty"`
+	Calls     []int64 `json:"calls,omitempty"`
 }
 
 // Truth is what one request did: its operations, and (time, CPU) at each of their edges.
@@ -119,7 +120,7 @@ func runOperation(ctx context.Context, step *Step, truth *Truth, overlapped bool
 	if !known {
 		return fmt.Errorf("no operation called %q", step.Op)
 	}
-	op := &Operation{Kind: step.Op, DB: step.DB, Shape: step.Shape, Start: truth.mark()}
+	op := &Operation{Kind: step.Op, DB: step.DB, Shape: step.Shape, Pipelined: step.Pipelined, Start: truth.mark()}
 	truth.add(op)
 	timed := func(call func() error) error {
 		// the single calls are needed only where another operation may overlap them
@@ -175,6 +176,7 @@ func answer(w http.ResponseWriter, status int, body any) {
 		panic(err)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(bytes)))
 	w.WriteHeader(status)
 	_, _ = w.Write(bytes) // the client went away: nobody is left to tell
 }

@@ -222,7 +222,7 @@ async function run(step, truth, overlapped) {
     calls.push(start, truth.now());
     return result;
   };
-  const op = { kind: step.op, db: step.db, shape: step.shape, start: truth.mark() };
+  const op = { kind: step.op, db: step.db, shape: step.shape, pipelined: step.pipelined, start: truth.mark() };
   truth.ops.push(op);
   const cpu = cpuMicros();
   op.n = await operations[step.op](step, timed);

@@ -5,6 +5,7 @@ import os
 bind = "127.0.0.1:" + os.environ.get("PORT", "25200")
 workers = int(os.environ.get("WORKERS", "2"))
 worker_class = "sync"
+control_socket_disable = True  # it would leave a socket in the home folder
 
 
 def post_fork(server, worker):

@@ -271,7 +271,7 @@ def run_operation(step, truth, overlapped):
         calls.extend((start, truth.now()))
         return result
 
-    op = {name: step[name] for name in ("db", "shape") if name in step}
+    op = {name: step[name] for name in ("db", "shape", "pipelined") if name in step}
     op.update(kind=step["op"], start=truth.mark())
     truth.ops.append(op)
     cpu = time.thread_time_ns()

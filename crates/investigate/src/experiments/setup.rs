@@ -5,12 +5,12 @@ use crate::event::Event;
 use crate::proxies::Proxies;
 use crate::recorder::Recorder;
 use crate::run::Run;
-use crate::senses::Senses;
+use crate::senses::{Senses, lost, stacks};
 use crate::{Config, Error, Stop, checkout, plan};
 use evidence::{Coverage, EvidenceBody, Level, RunInfo, SCHEMA_VERSION, Service, Target};
 use load::breaker::BreakerState;
 use load::{Breaker, Request};
-use observe::client::Observer;
+use observe::{ObserveError, Observer};
 use observe::launch::{LaunchOptions, Launched};
 use observe::spans::SpanReceiver;
 use observe::stream::Pass;
@@ -169,18 +169,18 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
                 "run `perfwright observe --listen` there and pass --observer HOST:PORT",
             )),
             Err(e) => {
-                coverage.push(Coverage::unavailable("observer", e.to_string(), e.hint()));
+                coverage.push(lost("observer", &e));
             }
         }
     }
     let pid = run.config.pid.or(run.senses.launched.as_ref().map(Launched::pid));
     if let Some(observer) = &mut run.senses.observer {
         match observer.find(&first.host, first.port, pid) {
-            Ok(found) => {
-                run.senses.service = found.service.map(|s| *s);
-                coverage.extend(found.coverage);
+            Ok((service, found)) => {
+                run.senses.service = service;
+                coverage.extend(found);
             }
-            Err(e) => coverage.push(Coverage::unavailable("discovery", e.to_string(), e.hint())),
+            Err(e) => coverage.push(lost("discovery", &e)),
         }
     }
     let source = run.senses.observer_name.clone();
@@ -195,14 +195,11 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
     record_target(run, coverage)
 }
 
-fn connect(config: &Config, loopback: bool) -> Result<Option<Observer>, observe::client::Error> {
+fn connect(config: &Config, loopback: bool) -> Result<Option<Observer>, ObserveError> {
     match &config.observer {
-        Some((address, token)) => Observer::connect(address, token).map(Some),
+        Some((address, token)) => Observer::connect(address, Some(token)).map(Some),
         None if loopback || config.pid.is_some() || config.launch.is_some() => {
-            Observer::local().map(Some)
-        }
-        None if load::is_own_address(config.workload.endpoints.first()) => {
-            Observer::local().map(Some)
+            Observer::local(stacks()).map(Some)
         }
         None => Ok(None),
     }
@@ -212,7 +209,7 @@ fn record_target(run: &mut Run, coverage: Vec<Coverage>) -> Result<(), Error> {
     let knowledge = run.recorder.knowledge()?;
     let service = run.senses.service.clone();
     let level = match &service {
-        Some(_) => observe::doctor::level(&knowledge.coverage),
+        Some(_) => observe::doctor::level(true, &knowledge.coverage),
         None => Level::L0,
     };
     let target = Target {

@@ -1,0 +1,1 @@
+//! Recorded cases: `fixtures/{rule}/{case}/evidence.json` and what is concluded from it.

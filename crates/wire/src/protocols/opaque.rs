@@ -1,0 +1,94 @@
+//! Unknown content: a call is what the client sends and what the server sends next, by turns. It
+//! ends with the server's last byte before the client's next, or before a quiet gap.
+
+use crate::codec::{Codec, Context, Side, Step, Turns};
+use evidence::{Call, Nanos, Operation, Protocol};
+
+/// Turn-taking on a connection whose content is not understood.
+#[derive(Debug)]
+pub(crate) struct Opaque {
+    turns: Turns,
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    call: Call,
+    answered: Option<Nanos>,
+}
+
+impl Opaque {
+    pub fn new() -> Opaque {
+        Opaque { turns: Turns::default(), current: None }
+    }
+
+    fn end(&mut self, cx: &mut Context<'_>) {
+        if let Some(Current { call, answered: Some(at) }) =
+            self.current.take_if(|c| c.answered.is_some())
+        {
+            self.turns.finish(call, at, cx);
+        }
+    }
+}
+
+impl Codec for Opaque {
+    fn protocol(&self) -> Protocol {
+        Protocol::Opaque
+    }
+
+    fn data(&mut self, side: Side, data: &[u8], at: Nanos, cx: &mut Context<'_>) -> Step {
+        if data.is_empty() {
+            return Step::Go;
+        }
+        if side == Side::Client {
+            self.end(cx);
+        }
+        match (&mut self.current, side) {
+            (Some(c), Side::Client) => c.call.bytes_sent += data.len() as u64,
+            (Some(c), Side::Server) => {
+                c.answered = Some(at);
+                c.call.bytes_received += data.len() as u64;
+            }
+            (None, Side::Client) => {
+                let text = format!("opaque {}", cx.id.server.port());
+                let mut call = cx.call(Protocol::Opaque, Operation::Execute, text, at);
+                call.text_known = false;
+                call.batch = self.turns.batch(true);
+                call.bytes_sent = data.len() as u64;
+                self.current = Some(Current { call, answered: None });
+            }
+            (None, Side::Server) => {
+                let text = format!("opaque {}", cx.id.server.port());
+                let mut call = cx.call(Protocol::Opaque, Operation::Push, text, at);
+                call.text_known = false;
+                call.bytes_received = data.len() as u64;
+                call.batch = self.turns.batch(true);
+                cx.shared.calls.push(call);
+            }
+        }
+        Step::Go
+    }
+
+    fn absorb(&mut self, _side: Side, _bytes: u64) -> bool {
+        true
+    }
+
+    fn reset(&mut self) -> u64 {
+        u64::from(self.current.take().is_some())
+    }
+
+    fn closed(&mut self, at: Nanos, cx: &mut Context<'_>) {
+        self.end(cx);
+        if let Some(c) = self.current.take() {
+            self.turns.abort(c.call, at, cx);
+        }
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        self.end(cx);
+    }
+
+    fn buffered(&self) -> usize {
+        0
+    }
+}

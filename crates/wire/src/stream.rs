@@ -1,0 +1,211 @@
+//! TCP stream order: one direction of one connection, from segments as captured to bytes in order.
+//! Retransmitted bytes are dropped, early ones wait within a bound, and what never comes is
+//! reported as lost, so that the framing above can find its feet again.
+
+use evidence::Nanos;
+
+/// Bytes that may wait for earlier ones, per direction. On loopback nothing is reordered; across
+/// interfaces a window's worth may be.
+pub const WAITING_LIMIT: usize = 256 << 10;
+
+/// Segments that may wait for earlier ones, per direction.
+const WAITING_SEGMENTS: usize = 128;
+
+/// A stretch of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// The next bytes, and when the receiver could read them.
+    Data(&'a [u8], Nanos),
+    /// This many bytes were never seen.
+    Lost(u64),
+}
+
+/// Reassembly of one direction.
+#[derive(Clone, Debug, Default)]
+pub struct Reassembly {
+    next: Option<u32>,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    sequence: u32,
+    at: Nanos,
+    data: Vec<u8>,
+    missing: u32,
+}
+
+impl Reassembly {
+    /// Starts at a SYN: the stream's first byte has the number after it.
+    pub fn start(&mut self, sequence: u32) {
+        self.next = Some(sequence.wrapping_add(1));
+        self.waiting.clear();
+    }
+
+    /// Bytes held back.
+    pub fn buffered(&self) -> usize {
+        self.waiting.iter().map(|w| w.data.len()).sum()
+    }
+
+    /// Takes a segment's payload (`missing` bytes of its end were not captured) and delivers what
+    /// is in order. Without a SYN the stream starts at the first byte seen.
+    pub fn accept(
+        &mut self,
+        sequence: u32,
+        data: &[u8],
+        missing: u32,
+        at: Nanos,
+        deliver: &mut dyn FnMut(Piece<'_>),
+    ) {
+        if data.is_empty() && missing == 0 {
+            return;
+        }
+        let next = *self.next.get_or_insert(sequence);
+        let ahead = sequence.wrapping_sub(next).cast_signed();
+        if ahead <= 0 {
+            self.advance(sequence, data, missing, at, deliver);
+            self.release(at, deliver);
+            return;
+        }
+        let place = self
+            .waiting
+            .iter()
+            .position(|w| sequence.wrapping_sub(w.sequence).cast_signed() < 0)
+            .unwrap_or(self.waiting.len());
+        self.waiting.insert(place, Waiting { sequence, at, data: data.to_vec(), missing });
+        while self.waiting.len() > WAITING_SEGMENTS || self.buffered() > WAITING_LIMIT {
+            self.give_up(deliver);
+        }
+    }
+
+    /// The other side has acknowledged up to `sequence`: bytes before it that are missing here
+    /// reached it unseen, and waiting for them is over.
+    pub fn acknowledged(&mut self, sequence: u32, deliver: &mut dyn FnMut(Piece<'_>)) {
+        while let (Some(next), Some(first)) = (self.next, self.waiting.first()) {
+            let beyond = |s: u32| sequence.wrapping_sub(s).cast_signed();
+            if beyond(next) <= 0 || beyond(first.sequence) < 0 {
+                return;
+            }
+            self.give_up(deliver);
+        }
+    }
+
+    /// Declares the bytes before the first waiting segment lost, and goes on after them.
+    pub fn give_up(&mut self, deliver: &mut dyn FnMut(Piece<'_>)) {
+        let (Some(next), Some(first)) = (self.next, self.waiting.first()) else { return };
+        let at = first.at;
+        deliver(Piece::Lost(u64::from(first.sequence.wrapping_sub(next))));
+        self.next = Some(first.sequence);
+        self.release(at, deliver);
+    }
+
+    /// Delivers a segment that begins at or before the next byte.
+    fn advance(
+        &mut self,
+        sequence: u32,
+        data: &[u8],
+        missing: u32,
+        at: Nanos,
+        deliver: &mut dyn FnMut(Piece<'_>),
+    ) {
+        let Some(next) = self.next else { return };
+        let seen = next.wrapping_sub(sequence) as usize;
+        let fresh = data.get(seen..).unwrap_or(&[]);
+        if !fresh.is_empty() {
+            deliver(Piece::Data(fresh, at));
+        }
+        let lost = (data.len() + missing as usize).saturating_sub(seen.max(data.len()));
+        if lost > 0 {
+            deliver(Piece::Lost(lost as u64));
+        }
+        self.next = Some(next.wrapping_add((fresh.len() + lost) as u32));
+    }
+
+    /// Delivers waiting segments that are in order by now; none of them could be read before `at`.
+    fn release(&mut self, at: Nanos, deliver: &mut dyn FnMut(Piece<'_>)) {
+        while let (Some(next), Some(first)) = (self.next, self.waiting.first()) {
+            if first.sequence.wrapping_sub(next).cast_signed() > 0 {
+                return;
+            }
+            let w = self.waiting.remove(0);
+            self.advance(w.sequence, &w.data, w.missing, w.at.max(at), deliver);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Default)]
+    struct Seen {
+        bytes: Vec<u8>,
+        lost: u64,
+    }
+
+    impl Seen {
+        fn add(&mut self, piece: Piece<'_>) {
+            match piece {
+                Piece::Data(d, _) => self.bytes.extend_from_slice(d),
+                Piece::Lost(n) => self.lost += n,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_repetition_gives_the_stream(
+            text in prop::collection::vec(any::<u8>(), 1..400),
+            isn: u32,
+            cuts in prop::collection::vec((0usize..400, 1usize..60), 1..60),
+        ) {
+            // Every byte is sent at least once: the drawn pieces first, then the whole in order.
+            let mut r = Reassembly::default();
+            r.start(isn);
+            let mut seen = Seen::default();
+            let first = isn.wrapping_add(1);
+            let whole = (0..text.len()).step_by(50).map(|o| (o, 50));
+            for (o, n) in cuts.into_iter().filter(|(o, _)| *o < text.len()).chain(whole) {
+                let piece = &text[o..(o + n).min(text.len())];
+                r.accept(first.wrapping_add(o as u32), piece, 0, Nanos(1), &mut |p| seen.add(p));
+            }
+            prop_assert_eq!(seen.bytes, text);
+            prop_assert_eq!(seen.lost, 0);
+            prop_assert_eq!(r.buffered(), 0);
+        }
+
+        #[test]
+        fn hostile_segments_stay_bounded(
+            segments in prop::collection::vec((any::<u32>(), 0usize..5000, 0u32..9), 0..300)
+        ) {
+            let mut r = Reassembly::default();
+            let data = vec![7; 5000];
+            for (sequence, n, missing) in segments {
+                r.accept(sequence, &data[..n], missing, Nanos(1), &mut |_| {});
+                prop_assert!(r.buffered() <= WAITING_LIMIT);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hole_is_lost_once_the_peer_acknowledges_beyond_it() {
+        let mut r = Reassembly::default();
+        let mut seen = Seen::default();
+        r.accept(10, b"ab", 0, Nanos(1), &mut |p| seen.add(p));
+        r.accept(15, b"fg", 0, Nanos(2), &mut |p| seen.add(p));
+        r.acknowledged(12, &mut |p| seen.add(p));
+        assert_eq!((seen.bytes.as_slice(), seen.lost), (&b"ab"[..], 0));
+        r.acknowledged(17, &mut |p| seen.add(p));
+        assert_eq!((seen.bytes.as_slice(), seen.lost), (&b"abfg"[..], 3));
+    }
+
+    #[test]
+    fn a_cut_packet_loses_its_end() {
+        let mut r = Reassembly::default();
+        let mut seen = Seen::default();
+        r.accept(10, b"ab", 4, Nanos(1), &mut |p| seen.add(p));
+        r.accept(16, b"g", 0, Nanos(2), &mut |p| seen.add(p));
+        assert_eq!((seen.bytes.as_slice(), seen.lost), (&b"abg"[..], 4));
+    }
+}
