@@ -6,9 +6,12 @@
 pub mod spans;
 pub mod client;
 pub mod clock;
+pub mod host;
 pub mod launch;
 pub mod redact;
 pub mod serve;
+pub mod runtimes;
+pub mod stacks;
 pub mod stream;
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
