@@ -2,9 +2,10 @@
 //! another host. All three speak the same frames.
 
 use crate::clock::{boot, monotonic};
-use crate::serve::{ServeOptions, StackSource, serve_with};
+use crate::serve::{ServeOptions, serve_with};
+use crate::stacks::StackSource;
 use crate::stream::{Command, Pass, ProfileConfig, Reply, VERSION, read_frame, write_frame};
-use evidence::{Coverage, EvidenceBody, Nanos, Service, StackProfile};
+use evidence::{Coverage, EvidenceBody, Nanos, Service};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::process::{Child, Stdio};
@@ -79,7 +80,7 @@ impl Observer {
     ///
     /// # Errors
     /// Pipes or a thread cannot be made.
-    pub fn local(stacks: Option<Box<dyn StackSource>>) -> Result<Observer, ObserveError> {
+    pub fn local(stacks: Option<Box<dyn StackSource + Send>>) -> Result<Observer, ObserveError> {
         let (commands, writer) = io::pipe()?;
         let (reader, replies) = io::pipe()?;
         let options = ServeOptions { generator: true, stacks };
@@ -241,17 +242,12 @@ impl Observer {
         self.done(&Command::StartProfile { config }, "start-profile")
     }
 
-    /// Stops taking stacks and hands them out.
+    /// Stops taking stacks and hands out profiles, and what was learnt about coverage.
     ///
     /// # Errors
     /// None were being taken, or the stream broke.
-    pub fn stop_profile(&mut self) -> Result<Vec<StackProfile>, ObserveError> {
-        let evidence = self.batch(&Command::StopProfile, "stop-profile")?;
-        let profiles = evidence.into_iter().filter_map(|body| match body {
-            EvidenceBody::Profile(profile) => Some(*profile),
-            _ => None,
-        });
-        Ok(profiles.collect())
+    pub fn stop_profile(&mut self) -> Result<Vec<EvidenceBody>, ObserveError> {
+        self.batch(&Command::StopProfile, "stop-profile")
     }
 
     /// Undoes everything and ends the observer.

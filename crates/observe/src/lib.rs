@@ -3,14 +3,14 @@
 //! The only room that is Linux by nature. Everything else talks to it through [`stream`]: commands
 //! in, framed evidence out, whether the observer runs in this process or on another host.
 
-pub mod spans;
 pub mod client;
 pub mod clock;
 pub mod host;
 pub mod launch;
 pub mod redact;
-pub mod serve;
 pub mod runtimes;
+pub mod serve;
+pub mod spans;
 pub mod stacks;
 pub mod stream;
 
@@ -31,4 +31,5 @@ mod session;
 mod session;
 
 pub use client::{ClockOffset, ObserveError, Observer};
-pub use serve::{Listener, ServeError, ServeOptions, StackSource, listen, serve, serve_with};
+pub use serve::{Listener, ServeError, ServeOptions, listen, serve, serve_with};
+pub use stacks::StackSource;

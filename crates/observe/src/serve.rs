@@ -3,8 +3,9 @@
 
 use crate::clock::monotonic;
 use crate::session::Session;
+use crate::stacks::StackSource;
 use crate::stream::{Command, ProfileConfig, Reply, VERSION, read_frame, write_frame};
-use evidence::{Coverage, EvidenceBody, Service, StackProfile};
+use evidence::EvidenceBody;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -48,21 +49,13 @@ pub enum ServeError {
     },
 }
 
-/// Who takes stacks.
-pub trait StackSource: Send {
-    /// Starts sampling the processes of the service; what cannot be had goes into the coverage.
-    fn start(&mut self, service: &Service, config: &ProfileConfig) -> Vec<Coverage>;
-    /// Stops and hands out what was sampled.
-    fn stop(&mut self) -> Vec<StackProfile>;
-}
-
 /// How to serve.
 #[derive(Default)]
 pub struct ServeOptions {
     /// The conductor is this very process: count it as the generator.
     pub generator: bool,
     /// Who takes stacks, if anybody.
-    pub stacks: Option<Box<dyn StackSource>>,
+    pub stacks: Option<Box<dyn StackSource + Send>>,
 }
 
 /// Serves one conductor until it stops or goes away.
@@ -115,7 +108,7 @@ fn welcome() -> Reply {
 
 struct Server {
     session: Session,
-    stacks: Option<Box<dyn StackSource>>,
+    stacks: Option<Box<dyn StackSource + Send>>,
     profiling: bool,
 }
 
@@ -158,8 +151,9 @@ impl Server {
         match self.stacks.as_mut().filter(|_| self.profiling) {
             Some(stacks) => {
                 self.profiling = false;
-                let profiles = stacks.stop().into_iter();
-                let evidence = profiles.map(|p| EvidenceBody::Profile(Box::new(p))).collect();
+                let profiles = stacks.stop().into_iter().map(|p| EvidenceBody::Profile(p.into()));
+                let news = EvidenceBody::Coverage(stacks.news());
+                let evidence = profiles.chain([news]).collect();
                 Reply::Batch { evidence }
             }
             None => Reply::Failed {
