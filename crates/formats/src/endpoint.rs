@@ -7,6 +7,8 @@ use crate::{credential, curl};
 use evidence::{Body, Endpoint, HeaderValue, RequestTemplate, redacted_url};
 use thiserror::Error;
 
+pub use crate::credential::{HeaderError, cookie, header};
+
 /// Longest endpoint text read, bytes.
 pub const LIMIT: usize = 64 << 10;
 
@@ -77,7 +79,7 @@ pub fn parse(text: &str, base: Option<&str>) -> Result<Endpoint, EndpointError> 
         }
         None => Body::Empty,
     };
-    Ok(of(RequestTemplate {
+    Ok(from_template(RequestTemplate {
         method: method.to_string(),
         url: absolute.url,
         headers,
@@ -89,7 +91,7 @@ pub fn parse(text: &str, base: Option<&str>) -> Result<Endpoint, EndpointError> 
 }
 
 /// The endpoint of a request: name and size parameter follow from its method and URL.
-pub fn of(template: RequestTemplate) -> Endpoint {
+pub fn from_template(template: RequestTemplate) -> Endpoint {
     Endpoint {
         name: name(&template),
         size_parameter: size_parameter(&template.url),

@@ -7,7 +7,10 @@
 pub mod credential;
 pub mod curl;
 pub mod endpoint;
+pub mod har;
+mod json;
 pub mod login;
+pub mod otlp;
 mod template;
 mod url;
 mod words;
@@ -37,3 +40,9 @@ impl fmt::Display for Problem {
 
 /// Reads a file an input refers to (`--data @body.json`); the error says why it could not.
 pub type ReadFile<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, String>;
+
+/// A command line as it may be stored: secrets in URLs, headers, credential flags and curl commands
+/// replaced. `env:` and `file:` references stay.
+pub fn redact_command_line(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    evidence::redacted_command(&arguments.collect::<Vec<_>>())
+}

@@ -4,7 +4,7 @@
 
 use crate::template::Braces;
 use crate::url::{self, UrlError};
-use crate::{Problem, credential, curl, endpoint};
+use crate::{credential, curl, endpoint};
 use evidence::{Body, HeaderValue, RequestTemplate};
 use thiserror::Error;
 
@@ -17,9 +17,6 @@ pub enum LoginError {
     /// Longer than [`LIMIT`].
     #[error("the login file is larger than 1 MiB; it should hold one request")]
     TooLong,
-    /// Not text.
-    #[error("the login file is not text (byte {0} is not UTF-8)")]
-    NotText(usize),
     /// Nothing in it.
     #[error("the login file holds no request; its first line should be `POST /login`")]
     Empty,
@@ -49,20 +46,17 @@ pub enum LoginError {
     },
 }
 
-/// Parses a login file. A relative URL is resolved against `base`, else against `Host`.
+/// Parses a login file. A relative URL is resolved against `base`, else against `Host`. A body
+/// without a content type is taken for JSON or a form by its first character.
 ///
 /// # Errors
 /// [`LoginError`] with the line.
-pub fn parse(
-    bytes: &[u8],
-    base: Option<&str>,
-) -> Result<(RequestTemplate, Vec<Problem>), LoginError> {
-    if bytes.len() > LIMIT {
+pub fn parse(text: &str, base: Option<&str>) -> Result<RequestTemplate, LoginError> {
+    if text.len() > LIMIT {
         return Err(LoginError::TooLong);
     }
-    let text = std::str::from_utf8(bytes).map_err(|e| LoginError::NotText(e.valid_up_to()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let (head, body, head_length) = split(text);
+    let (head, body) = split(text);
     let mut lines = head.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     let (first, request) = lines.next().ok_or(LoginError::Empty)?;
     let (method, target) = request_line(request, first + 1)?;
@@ -83,8 +77,8 @@ pub fn parse(
     let absolute = url::absolute(target, base.as_deref(), Braces::Literal)
         .map_err(|source| LoginError::Url { line: first + 1, source })?;
     headers.extend(absolute.user.as_deref().map(endpoint::basic));
-    let (body, problems) = read_body(body, &mut headers, head_length);
-    let template = RequestTemplate {
+    let body = read_body(body, &mut headers);
+    Ok(RequestTemplate {
         method: method.to_string(),
         url: absolute.url,
         headers,
@@ -92,12 +86,11 @@ pub fn parse(
         insecure: false,
         compressed: false,
         follow_redirects: false,
-    };
-    Ok((template, problems))
+    })
 }
 
-/// Head without comments (their lines kept empty, so numbers stay right), body and its offset.
-fn split(text: &str) -> (String, &str, usize) {
+/// Head without comments (their lines kept empty, so numbers stay right), and body.
+fn split(text: &str) -> (String, &str) {
     let (mut head, mut at, mut started) = (String::new(), 0, false);
     for line in text.split_inclusive('\n') {
         let plain = line.trim_end();
@@ -112,7 +105,7 @@ fn split(text: &str) -> (String, &str, usize) {
         }
         head.push('\n');
     }
-    (head, &text[at..], at)
+    (head, &text[at..])
 }
 
 fn request_line(text: &str, line: usize) -> Result<(&str, &str), LoginError> {
@@ -126,29 +119,23 @@ fn request_line(text: &str, line: usize) -> Result<(&str, &str), LoginError> {
     }
 }
 
-fn read_body(
-    text: &str,
-    headers: &mut Vec<(String, HeaderValue)>,
-    at: usize,
-) -> (Body, Vec<Problem>) {
+fn read_body(text: &str, headers: &mut Vec<(String, HeaderValue)>) -> Body {
     // Editors end files with a line break that is not part of the body.
     let body = text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t));
     if body.trim().is_empty() {
-        return (Body::Empty, Vec::new());
+        return Body::Empty;
     }
-    let mut problems = Vec::new();
     if !headers.iter().any(|h| h.0.eq_ignore_ascii_case("content-type")) {
         let json = body.trim_start().starts_with(['{', '[']);
         let kind = if json { "application/json" } else { "application/x-www-form-urlencoded" };
-        problems.push(Problem::new(at, format!("no content-type header; {kind} is sent")));
         headers.push(("content-type".into(), HeaderValue::Plain { text: kind.into() }));
     }
     if let Some(path) = body.trim().strip_prefix("< ").filter(|p| !p.contains('\n')) {
-        return (Body::File { path: path.trim().into() }, problems);
+        return Body::File { path: path.trim().into() };
     }
     let bytes = body.as_bytes().to_vec();
     let length = bytes.len() as u64;
-    (Body::Inline { bytes, length }, problems)
+    Body::Inline { bytes, length }
 }
 
 #[cfg(test)]
@@ -158,15 +145,15 @@ mod tests {
     #[test]
     fn login_files() {
         let check = |text: &str, base: Option<&str>, expected: &str| {
-            let shown = match parse(text.as_bytes(), base) {
-                Ok((t, problems)) => {
+            let shown = match parse(text, base) {
+                Ok(t) => {
                     let body = match &t.body {
                         Body::Empty => "-".into(),
                         Body::Inline { bytes, .. } => String::from_utf8_lossy(bytes).into_owned(),
                         Body::File { path } => format!("@{path}"),
                     };
                     let headers: Vec<_> = t.headers.iter().map(|h| h.0.as_str()).collect();
-                    format!("{} {} {headers:?} {body} {}", t.method, t.url, problems.len())
+                    format!("{} {} {headers:?} {body}", t.method, t.url)
                 }
                 Err(e) => e.to_string(),
             };
@@ -176,23 +163,23 @@ mod tests {
             "# log in\n### \nPOST /login HTTP/1.1\r\nContent-Type: application/json\r\n\
              Content-Length: 9\r\n\r\n{\"a\":\n1}\n",
             Some("http://h:1"),
-            "POST http://h:1/login [\"Content-Type\"] {\"a\":\n1} 0",
+            "POST http://h:1/login [\"Content-Type\"] {\"a\":\n1}",
         );
         check(
             "POST /l\nHost: h.io\n\nu=a&p=b",
             None,
-            "POST http://h.io/l [\"Host\", \"content-type\"] u=a&p=b 1",
+            "POST http://h.io/l [\"Host\", \"content-type\"] u=a&p=b",
         );
-        check("GET http://h/me", None, "GET http://h/me [] - 0");
-        check("POST http://h/\n\n< a.json\n", None, "POST http://h/ [\"content-type\"] @a.json 1");
+        check("GET http://h/me", None, "GET http://h/me [] -");
+        check("POST http://h/\n\n< a.json\n", None, "POST http://h/ [\"content-type\"] @a.json");
         check("", None, "the login file holds no request; its first line should be `POST /login`");
         check("\nlogin", None, "line 2: `login` is not a request line; write `POST /login`");
         check("POST http://h\nbad", None, "line 2: `bad` is not a header; write 'Name: value'");
         check(
             "POST /l",
             None,
-            "line 1: `/l` is relative and no base URL is known; give the whole URL, http://HOST:PORT/l",
+            "line 1: `/l` is relative and no base URL is known; give the whole URL, \
+             http://HOST:PORT/l",
         );
-        assert_eq!(parse(b"\xff", None), Err(LoginError::NotText(0)));
     }
 }
