@@ -211,8 +211,8 @@ impl<'a> Case<'a> {
         stats::mean(&self.latencies_ms())
     }
 
-    /// Mean latency without waiting for a CPU, in milliseconds: what shares are judged by, so that a
-    /// busy machine does not make causes look small.
+    /// Mean latency without waiting for a CPU, in milliseconds: what shares are judged by, so that
+    /// a busy machine does not make causes look small.
     pub fn quiet_ms(&self) -> f64 {
         (self.mean_ms() - self.line_ms(Line::Runnable)).max(0.0)
     }
