@@ -1,6 +1,7 @@
 """The command line of `testbed/run`."""
 
 import argparse
+import signal
 import sys
 
 from . import check, compare_rules, compare_truth
@@ -40,12 +41,13 @@ def parser():
     seeded.add_argument("--seed", type=int, required=True, help="the draw is repeatable by it")
     seeded.add_argument("--budget", default="8s", help="of each perfwright run (default 8s)")
     seeded.add_argument("--requests", type=int, default=30, help="solo requests for each truth (default 30)")
-    seeded.add_argument("--recorded", metavar="DIR", help="read the reports of an earlier run instead")
     commands = top.add_subparsers(dest="command")
     commands.add_parser("check", parents=[common])
     truth = commands.add_parser("truth", parents=[common, seeded])
     truth.add_argument("--plans", type=int, default=200)
-    truth.add_argument("--foreign", type=float, default=0, metavar="PER_SECOND")
+    truth.add_argument("--foreign", type=float, default=0, metavar="PER_SECOND",
+                       help="other people's requests to the same service; judges coverage of the intervals")
+    truth.add_argument("--recorded", metavar="DIR", help="judge an earlier comparison again, start nothing")
     rules = commands.add_parser("rules", parents=[common, seeded])
     rules.add_argument("--cases", type=int, default=100)
     rules.add_argument("--healthy", type=int, default=60)
@@ -59,6 +61,7 @@ COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rul
 def main(arguments):
     top = parser()
     options = top.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then too
     try:
         if options.all:
             return run_all(top, options)

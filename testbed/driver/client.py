@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from urllib.parse import parse_qs, urlsplit
 
 from .truth import Sample
 
@@ -86,13 +87,15 @@ def accounted(pids):
 
 
 def spent(before, after):
-    """(on-CPU, run-queue) nanoseconds between two accounts. What a thread used that ended is lost."""
-    cpu = runqueue = 0
-    for thread, (thread_cpu, thread_runqueue) in after.items():
-        cpu_before, runqueue_before = before.get(thread, (0, 0))
+    """(on-CPU, run-queue, on-CPU of other than first threads) nanoseconds between two accounts. What a
+    thread used that ended is lost."""
+    cpu = runqueue = workers = 0
+    for (pid, task), (thread_cpu, thread_runqueue) in after.items():
+        cpu_before, runqueue_before = before.get((pid, task), (0, 0))
         cpu += thread_cpu - cpu_before
         runqueue += thread_runqueue - runqueue_before
-    return cpu, runqueue
+        workers += thread_cpu - cpu_before if task != str(pid) else 0
+    return cpu, runqueue, workers
 
 
 def _list(path):
@@ -122,6 +125,21 @@ def solo(port, pid, path, count, warm=3):
             samples.append(Sample(json.loads(body), wall, *used))
     connection.close()
     return samples
+
+
+def served(port, path, since_ns, workers=1):
+    """The service's answers to requests for `path` that somebody else sent since then, one at a time."""
+    wanted, answers = parse_qs(urlsplit(path).query), {}
+    for _ in range(1 if workers == 1 else 20 * workers):
+        connection = Connection(port)
+        _, body = connection.get("/served")
+        connection.close()
+        page = json.loads(body)
+        answers[page["pid"]] = [one["answer"] for one in page["served"] if one["alone"]
+                                and one["start"] >= since_ns and parse_qs(one["url"][1:]) == wanted]
+        if len(answers) == workers:
+            break
+    return [answer for worker in answers.values() for answer in worker]
 
 
 class Foreign:

@@ -34,7 +34,7 @@ class Judged:
 def run(options):
     """Prints the tables; 0 when the bar is met."""
     results = results_folder("rules-%d" % options.seed)
-    perfwright = Perfwright(options.budget, results, options.recorded)
+    perfwright = Perfwright(options.budget, results)
     rng = random.Random(options.seed)
     with everything(options.runtimes, results) as services:
         costs = {runtime: unit_costs(*services[runtime]) for runtime in options.runtimes}

@@ -1,17 +1,22 @@
 """`run truth`: the ledger against the truth, over drawn plans."""
 
+import json
 import random
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import plans
-from .client import Foreign, solo, wake_ns
+from .client import Foreign, served, solo, wake_ns
 from .services import Perfwright, everything, results_folder
 from .table import describe, share, table
-from .truth import hull, median_ms, typical
+from .truth import Band, hull, median_ms, of_served, typical
 from .verdict import cells, sum_problem
 
 BAR = 0.95
+SERVED_MIN = 5
+WORKERS = {"gunicorn": 2, "node-cluster": 2}
 COVERAGE_LOW, COVERAGE_HIGH = 0.80, 0.98
 # someone else's request: it costs the service little, so that the truth stays the quiet one
 FOREIGN_PLAN = {"op": "serial", "steps": [{"op": "cpu", "ms": 0.5},
@@ -32,39 +37,78 @@ class Compared:
 
 def run(options):
     """Prints the table; 0 when the bar is met."""
-    results = results_folder("truth-%d%s" % (options.seed, "-foreign" if options.foreign else ""))
-    perfwright = Perfwright(options.budget, results, options.recorded)
-    rng = random.Random(options.seed)
-    drawn = [(plans.any_plan(rng), options.runtimes[i % len(options.runtimes)]) for i in range(options.plans)]
-    compared = []
-    with everything(options.runtimes, results) as services:
-        wake = wake_ns()
-        for i, (plan, runtime) in enumerate(drawn):
-            one = compare(options, perfwright, services[runtime], "%03d-%s" % (i, runtime), runtime, plan, wake, i)
-            compared.append(one)
-            print(line_of(one), flush=True)
+    compared = recorded(Path(options.recorded)) if options.recorded else measured(options)
     print()
     print(summary_table(compared, bool(options.foreign)))
-    print("\nidle wake-up delay %.0f us; reports and logs in %s" % (wake / 1e3, results))
+    print()
     return judge(compared, bool(options.foreign))
 
 
+def measured(options):
+    """Every drawn plan, compared and kept for `--recorded`."""
+    results = results_folder("truth-%d%s" % (options.seed, "-foreign" if options.foreign else ""))
+    perfwright, rng, compared = Perfwright(options.budget, results), random.Random(options.seed), []
+    drawn = [(plans.any_plan(rng), options.runtimes[i % len(options.runtimes)]) for i in range(options.plans)]
+    with everything(options.runtimes, results) as services:
+        wake = wake_ns()
+        print("idle wake-up delay %.0f us; reports and logs in %s\n" % (wake / 1e3, results))
+        for i, (plan, runtime) in enumerate(drawn):
+            name = "%03d-%s" % (i, runtime)
+            one, truth = compare(options, perfwright, services[runtime], name, runtime, plan, wake, i)
+            keep(results, one, truth)
+            compared.append(one)
+            print(line_of(one), flush=True)
+    return compared
+
+
+def keep(results, one, truth):
+    """The truth beside the report."""
+    bands = {line: [band.low, band.high] for line, band in (truth or {}).items()}
+    kept = {"runtime": one.runtime, "plan": one.plan, "wall_ms": one.wall_ms, "truth": bands, "problem": one.problem}
+    (results / (one.name + ".truth.json")).write_text(json.dumps(kept))
+
+
+def recorded(folder):
+    """An earlier comparison judged again: nothing is started."""
+    compared = []
+    for path in sorted(folder.glob("*.truth.json")):
+        kept, name = json.loads(path.read_text()), path.name.removesuffix(".truth.json")
+        one = Compared(name, kept["runtime"], kept["plan"], kept["wall_ms"], [], kept["problem"])
+        if kept["truth"]:
+            endpoint = json.loads((folder / (name + ".json")).read_text())["endpoints"][0]
+            truth = {line: Band(*band) for line, band in kept["truth"].items()}
+            one.cells, one.problem = cells(truth, endpoint), sum_problem(endpoint)
+        compared.append(one)
+        print(line_of(one))
+    return compared
+
+
 def compare(options, perfwright, service, name, runtime, plan, wake, number):
-    """Truth before, perfwright, truth after."""
+    """Our own requests before, perfwright's, our own after. Returns the comparison and the truth.
+
+    The truth is the service's account of perfwright's own requests: a busy machine treats the next ones
+    differently. Where too few of them were alone in the service, it is what our own ones allow.
+    """
     pid, port = service
     path = plans.endpoint(plan, plans.page_size(plan))
     before = solo(port, pid, path, options.requests)
     with ExitStack() as stack:
         if options.foreign:
             stack.enter_context(Foreign(port, plans.endpoint(FOREIGN_PLAN), options.foreign, options.seed + number))
+        since = time.monotonic_ns()
         report, problem = perfwright.investigate(name, port, path)
+        answers = served(port, path, since, WORKERS.get(runtime, 1))
     after = solo(port, pid, path, options.requests)
     wall = median_ms(before + after)
     if report is None:
-        return Compared(name, runtime, plan, wall, [], problem)
-    truth = hull(typical(before, wake), typical(after, wake))
+        return Compared(name, runtime, plan, wall, [], problem), None
     endpoint = report["endpoints"][0]
-    return Compared(name, runtime, plan, wall, cells(truth, endpoint), sum_problem(endpoint))
+    if len(answers) >= SERVED_MIN:
+        latency = sum(row["ms"] for row in endpoint["ledger"])
+        truth = typical(of_served(answers, before + after, latency), wake)
+    else:
+        truth = hull(typical(before, wake), typical(after, wake))
+    return Compared(name, runtime, plan, wall, cells(truth, endpoint), sum_problem(endpoint)), truth
 
 
 def line_of(one):

@@ -113,18 +113,16 @@ def results_folder(name):
 
 
 class Perfwright:
-    """Runs `perfwright investigate`; with `recorded` it reads the reports of an earlier comparison."""
+    """Runs `perfwright investigate` and keeps what it said."""
 
-    def __init__(self, budget, results, recorded=None):
-        self.budget, self.results, self.recorded = budget, results, recorded
+    def __init__(self, budget, results):
+        self.budget, self.results = budget, results
         self.binary = os.environ.get("PERFWRIGHT") or str(REPOSITORY / "target" / "release" / "perfwright")
-        if recorded is None and not os.access(self.binary, os.X_OK):
+        if not os.access(self.binary, os.X_OK):
             raise SetupFailed("no perfwright at %s\nhint: cargo build --release, or set PERFWRIGHT" % self.binary)
 
     def investigate(self, name, port, path):
         """The report, or the reason why there is none."""
-        if self.recorded is not None:
-            return json.loads((Path(self.recorded) / (name + ".json")).read_text()), None
         command = [self.binary, "investigate", "--format", "json", "--budget", self.budget,
                    "--out", str(self.results / "runs"), "--endpoint", "GET " + path,
                    "http://%s:%d" % (HOST, port)]

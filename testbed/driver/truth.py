@@ -8,6 +8,9 @@ What the service cannot see is when a wake-up begins: after the last byte of an 
 runnable until a core takes it. That time is on the line `runnable`, and inside it looks like waiting for
 the call. So the truth of a line is a band: between none and all of the wake-ups charged to it. Its width
 is the kernel's own run-queue time of the request plus the measured idle wake-up delay per round trip.
+Nor does it see which of its threads were on a core at the same moment: where operations run side by side,
+CPU on the path lies between what independent threads would give and the sum (`_cpu_path`), and the CPU of
+Node's file workers may count or not, depending on what its main thread did meanwhile.
 """
 
 from dataclasses import dataclass
@@ -43,6 +46,7 @@ class Sample:
     wall_ns: int
     cpu_ns: int = 0
     runqueue_ns: int = 0
+    worker_ns: int = 0  # CPU of other threads than the first
 
 
 @dataclass(frozen=True)
@@ -91,30 +95,37 @@ def round_trips(op):
 
 
 def sweep(answer):
-    """Nanoseconds per line inside the handler; time under no label is `gap`."""
+    """The least and the most nanoseconds per line inside the handler; time under no label is `gap`."""
     intervals = list(_intervals(answer["ops"]))
     cumulative = _Cumulative(answer["marks"])
     edges = sorted({0, answer["total"]}
                    | {edge for i in intervals for edge in (i.start, i.end)}
                    | {mark[0] for mark in answer["marks"]})
-    lines = dict.fromkeys([*LINE_OF_KIND.values(), "runnable", "gap"], 0.0)
+    least = dict.fromkeys([*LINE_OF_KIND.values(), "runnable", "gap"], 0.0)
+    most = dict(least)
     for start, end in zip(edges, edges[1:]):
-        active = [i for i in intervals if i.start <= start and i.end >= end]
-        cpu = _cpu_path(active, end - start, cumulative.at(end) - cumulative.at(start))
-        lines["cpu"] += cpu
-        lines[_waiting_line(active)] += end - start - cpu
-    return lines
+        active, length = [i for i in intervals if i.start <= start and i.end >= end], end - start
+        low, high = _cpu_path(active, length, cumulative.at(end) - cumulative.at(start), answer.get("runtime"))
+        waiting = _waiting_line(active)
+        least["cpu"] += low
+        most["cpu"] += high
+        least[waiting] += length - high
+        most[waiting] += length - low
+    return least, most
 
 
-def _cpu_path(active, length, cpu):
-    """CPU on the path: two threads that compute at once take the wall time of one."""
-    burning = [i.density for i in active if i.density > 0]
-    if len(burning) < 2 or cpu <= length:
-        return min(cpu, length)
-    idle = 1.0
+def _cpu_path(active, length, cpu, runtime):
+    """The least and the most CPU on the path: threads that compute at once take the wall time of one.
+    Python's take turns, Node has one; Go's do as they like."""
+    if runtime != "go" or len(active) < 2 or length == 0:
+        return min(cpu, length), min(cpu, length)
+    burning = [min(i.density, 1.0) for i in active]
+    others = min(max(cpu / length - sum(burning), 0.0), 1.0)
+    idle = 1 - others
     for density in burning:
         idle *= 1 - density
-    return min(length * (1 - idle), cpu)
+    low = min(length * (1 - idle), cpu)
+    return low, max(low, min(cpu, length))
 
 
 def _waiting_line(active):
@@ -130,7 +141,10 @@ def _waiting_line(active):
 def partition(sample, wake_ns=0.0):
     """The bands of one request, milliseconds per line."""
     answer = sample.answer
-    lines = sweep(answer)
+    least, most = sweep(answer)
+    if answer.get("runtime") == "node" and any(op["kind"] == "fsync" for op in answer["ops"]):
+        least["cpu"] = max(least["cpu"] - sample.worker_ns, 0)
+        most = {line: ns if line in ("cpu", "gap") or not ns else ns + sample.worker_ns for line, ns in most.items()}
     outside = max(sample.wall_ns - answer["total"], 0)
     # CPU before and after the handler: the kernel counts it, the handler cannot. What comes after the
     # last byte of the answer is no part of the request, hence the band.
@@ -140,21 +154,25 @@ def partition(sample, wake_ns=0.0):
         trips[LINE_OF_KIND[op["kind"]]] += round_trips(op)
     all_trips = max(sum(trips.values()), 1)
     slack = sample.runqueue_ns + wake_ns * sum(trips.values())
-    bands = {"cpu": (lines["cpu"], lines["cpu"] + extra),
-             "runnable": (lines["runnable"], lines["runnable"] + lines["gap"] + slack + outside),
-             "edges": (0.0, outside + lines["gap"]),
+    bands = {"cpu": (least["cpu"], most["cpu"] + extra),
+             "runnable": (least["runnable"], most["runnable"] + most["gap"] + slack + outside),
+             "edges": (0.0, outside + most["gap"]),
              "unattributed": (0.0, 0.0), "lock": (0.0, 0.0)}
     for line in (*CALL_LINES, *WAIT_LINES):
-        bands[line] = (max(lines[line] - slack * trips[line] / all_trips, 0.0), lines[line])
+        bands[line] = (max(least[line] - slack * trips[line] / all_trips, 0.0), most[line])
     return {line: Band(low / 1e6, high / 1e6) for line, (low, high) in bands.items()}
 
 
-def typical(samples, wake_ns=0.0):
-    """Mean bands of the middle of the requests by wall time, as the report's ledger is a typical one."""
+def middle(samples):
+    """The middle of the requests by wall time: the report's ledger is a typical one too."""
     ordered = sorted(samples, key=lambda sample: sample.wall_ns)
     cut = int(len(ordered) * 0.3)
-    middle = ordered[cut:len(ordered) - cut] or ordered
-    parts = [partition(sample, wake_ns) for sample in middle]
+    return ordered[cut:len(ordered) - cut] or ordered
+
+
+def typical(samples, wake_ns=0.0):
+    """Mean bands of the middle of the requests."""
+    parts = [partition(sample, wake_ns) for sample in middle(samples)]
     return {line: Band(sum(part[line].low for part in parts) / len(parts),
                        sum(part[line].high for part in parts) / len(parts))
             for line in parts[0]}
@@ -164,6 +182,20 @@ def hull(one, other):
     """What both measurements of the truth allow: it moves with the machine's other work."""
     return {line: Band(min(one[line].low, other[line].low), max(one[line].high, other[line].high))
             for line in one}
+
+
+def of_served(answers, solo, latency_ms):
+    """Samples of requests that somebody else sent and measured at `latency_ms`. What the service's answer
+    cannot tell of a request (CPU outside the handler, run-queue) is taken from our own `solo` ones."""
+    def median(values):
+        return sorted(values)[len(solo) // 2]
+
+    inside = middle([Sample(answer, answer["total"]) for answer in answers])
+    outside = max(latency_ms * 1e6 - sum(one.wall_ns for one in inside) / len(inside), 0)
+    cpu = median([one.cpu_ns - one.answer["marks"][-1][1] for one in solo])
+    runqueue, worker = median([one.runqueue_ns for one in solo]), median([one.worker_ns for one in solo])
+    return [Sample(answer, answer["total"] + outside, answer["marks"][-1][1] + cpu, runqueue, worker)
+            for answer in answers]
 
 
 def median_ms(samples):

@@ -2,11 +2,15 @@
 //! partitioned into labelled pieces, the calls that belong to each, and those calls grouped by
 //! what they say. Built once per endpoint and read by every rule; holds no thresholds of rules.
 
+use crate::retime::{self, DRIVER_CPU_NS};
+use crate::rules::{sql_n_plus_one, sql_repeated_statement};
 use crate::{Knowledge, headline, ledger, timeline};
+use evidence::ProbeState::Unavailable;
 use evidence::{
-    Arm, Band, Call, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation, ProcessRole,
-    Protocol, Service, Timeline, WallLedger,
+    Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation,
+    ProcessRole, Protocol, Service, Timeline, WallLedger,
 };
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Evidence kinds that calls rest on.
@@ -58,6 +62,9 @@ pub struct Group {
     pub text: String,
     /// Whether the text is the real statement in all calls.
     pub text_known: bool,
+    /// Whether nothing but peer and intervals is seen: all its calls look alike, so their number
+    /// says nothing about what they are.
+    pub opaque: bool,
     /// Per request, indices into [`Request::calls`].
     pub calls: Vec<Vec<usize>>,
 }
@@ -77,6 +84,9 @@ pub struct Case<'a> {
     pub groups: Vec<Group>,
     /// Size parameter's value and the requests made with it.
     pub sized: Vec<(u64, Vec<Request<'a>>)>,
+    loops: OnceCell<Vec<usize>>,
+    repeated: OnceCell<Vec<usize>>,
+    excluded: OnceCell<Vec<Vec<Extent>>>,
 }
 
 impl Request<'_> {
@@ -88,6 +98,24 @@ impl Request<'_> {
     /// Time of the partition on a line, nanoseconds.
     pub fn line_ns(&self, line: Line) -> u64 {
         self.pieces.iter().filter(|p| p.line == line).map(|p| p.end - p.start).sum()
+    }
+
+    /// Stretches that belong to calls: those of `calls` with gaps up to [`DRIVER_CPU_NS`] between
+    /// them, and calls to an embedded database, which run on our own thread.
+    fn chains(&self, calls: &[usize]) -> Vec<Extent> {
+        let mut chained: Vec<Extent> = calls.iter().map(|&c| self.extent(c)).collect();
+        chained.sort_unstable();
+        let mut joined: Vec<Extent> = Vec::with_capacity(chained.len());
+        for e in chained {
+            match joined.last_mut() {
+                Some(last) if e.0 <= last.1 + DRIVER_CPU_NS => last.1 = last.1.max(e.1),
+                _ => joined.push(e),
+            }
+        }
+        let embedded = (0..self.calls.len())
+            .filter(|&c| self.calls[c].protocol == Protocol::Sqlite)
+            .map(|c| self.extent(c));
+        retime::union(joined.into_iter().chain(embedded).collect())
     }
 
     /// Extent of a call, clipped to the request.
@@ -113,7 +141,47 @@ impl<'a> Case<'a> {
         }
         sized.retain(|(_, r)| !r.is_empty());
         let groups = group(knowledge, &requests);
-        Case { knowledge, endpoint, requests, wall, groups, sized }
+        Case {
+            knowledge,
+            endpoint,
+            requests,
+            wall,
+            groups,
+            sized,
+            loops: OnceCell::new(),
+            repeated: OnceCell::new(),
+            excluded: OnceCell::new(),
+        }
+    }
+
+    /// Groups that are loops over rows, largest first; found once, by `sql-n-plus-one`.
+    pub fn loops(&self) -> &[usize] {
+        self.loops.get_or_init(|| sql_n_plus_one::find(self))
+    }
+
+    /// Groups that repeat themselves in vain; found once, by `sql-repeated-statement`.
+    pub fn repeated(&self) -> &[usize] {
+        self.repeated.get_or_init(|| sql_repeated_statement::find(self))
+    }
+
+    /// Groups that one of these speaks for: they have a better remedy than others could give.
+    pub fn claimed(&self) -> BTreeSet<usize> {
+        self.loops().iter().chain(self.repeated()).copied().collect()
+    }
+
+    /// Per request, stretches whose CPU belongs to calls and not to computing: calls answered in
+    /// the process itself, and the driver's work within chains of claimed or cache calls.
+    pub fn calls_own_cpu(&self) -> &[Vec<Extent>] {
+        self.excluded.get_or_init(|| {
+            let claimed = self.claimed();
+            let chained = |at: usize| {
+                let groups = self.groups.iter().enumerate();
+                let fits = groups.filter(|(g, v)| claimed.contains(g) || v.kind == Line::Cache);
+                fits.flat_map(|(_, v)| v.calls[at].iter().copied()).collect::<Vec<usize>>()
+            };
+            let requests = self.requests.iter().enumerate();
+            requests.map(|(at, r)| r.chains(&chained(at))).collect()
+        })
     }
 
     /// Latencies of the warm arm in milliseconds.
@@ -160,9 +228,17 @@ impl<'a> Case<'a> {
             .then(|| counted.iter().sum::<f64>() / self.requests.len() as f64)
     }
 
-    /// Whether any call to a peer was seen anywhere in the run.
+    /// Whether calls to peers would be seen: some were, or packets could be captured.
     pub fn sees_calls(&self) -> bool {
-        !self.knowledge.calls.is_empty() || !self.knowledge.spans.is_empty()
+        let captures = |c: &Coverage| c.probe == "packet-capture" && c.state != Unavailable;
+        !self.knowledge.calls.is_empty()
+            || !self.knowledge.spans.is_empty()
+            || self.knowledge.coverage.iter().any(captures)
+    }
+
+    /// Time of the wall ledger that nothing explains, milliseconds.
+    pub fn unexplained_ms(&self) -> f64 {
+        self.line_ms(Line::Unattributed)
     }
 
     /// Evidence ids for the client side plus the given kinds.
@@ -321,6 +397,7 @@ fn group(k: &Knowledge, requests: &[Request]) -> Vec<Group> {
                     protocol: spoken(k, call),
                     text: call.text.clone(),
                     text_known: true,
+                    opaque: is_opaque(call.protocol),
                     calls: vec![Vec::new(); requests.len()],
                 });
                 groups.len() - 1
@@ -335,10 +412,13 @@ fn group(k: &Knowledge, requests: &[Request]) -> Vec<Group> {
 /// What is spoken to the call's peer: behind encryption or an unknown framing, what is known of
 /// the peer.
 fn spoken(k: &Knowledge, call: &Call) -> Protocol {
-    let opaque = matches!(call.protocol, Protocol::Tls | Protocol::Unix | Protocol::Opaque);
     let mut peers = k.target.services.iter().flat_map(|s| &s.peers);
     match peers.find(|p| p.name == call.peer) {
-        Some(peer) if opaque => peer.protocol,
+        Some(peer) if is_opaque(call.protocol) => peer.protocol,
         _ => call.protocol,
     }
+}
+
+fn is_opaque(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Tls | Protocol::Unix | Protocol::Opaque)
 }

@@ -6,6 +6,7 @@
 //! predicts what a fix gives, `idioms` writes it; `hypotheses` asks and judges all of them.
 
 pub mod assemble;
+mod attribution;
 pub mod background;
 pub mod case;
 pub mod demand;

@@ -5,6 +5,7 @@
 //! outranks a call (the call does not hold it up).
 
 use crate::Knowledge;
+use crate::attribution;
 use crate::background::Background;
 use evidence::{
     Arm, BlockReason, Call, CallSource, Exchange, FrameKind, Interval, Line, Nanos, Operation,
@@ -56,23 +57,46 @@ pub const OTHER_WAIT: &str = "waiting in another system call";
 pub const CHILD_WAIT: &str = "child process or pipe";
 
 /// The timelines of the successful exchanges of an endpoint in an arm, in order of start. Push
-/// deliveries and calls that idle windows explain are left out.
+/// deliveries, calls that idle windows explain, and calls and threads of other clients' requests
+/// as far as they can be told apart are left out.
 pub fn build(k: &Knowledge, endpoint: &str, arm: &Arm) -> Vec<Timeline> {
     let background = Background::learn(k, endpoint, arm);
-    k.exchanges_of(endpoint, arm)
-        .map(|x| of_exchange(k, x, &|_, c| !background.is_noise(c)))
-        .collect()
+    let exchanges: Vec<&Exchange> = k.exchanges_of(endpoint, arm).collect();
+    let ours = attribution::of(k, &background, &exchanges);
+    let one = |(x, ours): (&&Exchange, &attribution::Ours)| {
+        let keep = Keep {
+            call: &|n, c| !background.is_noise(c) && !ours.others.contains(&n),
+            thread: &|tid| ours.has_thread(k, tid),
+        };
+        of_exchange(k, x, &keep)
+    };
+    exchanges.iter().zip(&ours).map(one).collect()
 }
 
-/// The timeline of one exchange with the calls that `keep` accepts (by index and call).
-pub fn of_exchange(k: &Knowledge, x: &Exchange, keep: &dyn Fn(usize, &Call) -> bool) -> Timeline {
+/// What of the evidence belongs into a timeline.
+pub struct Keep<'a> {
+    /// Calls, by index into the knowledge's calls.
+    pub call: &'a dyn Fn(usize, &Call) -> bool,
+    /// Threads.
+    pub thread: &'a dyn Fn(i32) -> bool,
+}
+
+impl<'a> Keep<'a> {
+    /// These calls, all threads.
+    pub fn calls(call: &'a dyn Fn(usize, &Call) -> bool) -> Keep<'a> {
+        Keep { call, thread: &|_| true }
+    }
+}
+
+/// The timeline of one exchange with what `keep` accepts.
+pub fn of_exchange(k: &Knowledge, x: &Exchange, keep: &Keep) -> Timeline {
     let (start, end) = (x.phases.start, x.phases.end.max(x.phases.start));
     let mut t =
         Timeline { endpoint: x.endpoint.clone(), window: x.window, start, end, intervals: vec![] };
     let edges = Edges::of(k, x);
     client_phases(&mut t, x, &edges);
     calls(&mut t, k, x, &edges, keep);
-    threads(&mut t, k, edges.inside());
+    threads(&mut t, k, edges.inside(), keep);
     collector(&mut t, k);
     t.intervals.sort_by(|a, b| {
         (a.start, a.rank, a.end, a.tid, a.call).cmp(&(b.start, b.rank, b.end, b.tid, b.call))
@@ -142,13 +166,7 @@ fn client_phases(t: &mut Timeline, x: &Exchange, edges: &Edges) {
     push(t, (t.end - delay, t.end), Line::Generator, "", rank::EDGE);
 }
 
-fn calls(
-    t: &mut Timeline,
-    k: &Knowledge,
-    x: &Exchange,
-    edges: &Edges,
-    keep: &dyn Fn(usize, &Call) -> bool,
-) {
+fn calls(t: &mut Timeline, k: &Knowledge, x: &Exchange, edges: &Edges, keep: &Keep) {
     let range = k.call_range(edges.arrived, edges.left);
     // When our trace id came back in any span, spans of other traces are other requests'.
     let traced = range.clone().any(|n| k.call_traces.get(&n) == Some(&x.trace_id));
@@ -158,7 +176,7 @@ fn calls(
             && c.source == CallSource::Span
             && k.call_traces.get(&n).is_some_and(|id| *id != x.trace_id);
         let (start, end) = (c.start.max(t.start), c.end.clamp(t.start, t.end));
-        if other || c.operation == Operation::Push || end < start || !keep(n, c) {
+        if other || c.operation == Operation::Push || end < start || !(keep.call)(n, c) {
             continue;
         }
         t.intervals.push(Interval {
@@ -207,11 +225,11 @@ fn detail_of(k: &Knowledge, call: &Call) -> String {
     }
 }
 
-fn threads(t: &mut Timeline, k: &Knowledge, (arrived, left): (Nanos, Nanos)) {
+fn threads(t: &mut Timeline, k: &Knowledge, (arrived, left): (Nanos, Nanos), keep: &Keep) {
     let busy: Vec<&ThreadInterval> = k.busy_within(t.start, t.end).collect();
     let traced = busy.iter().any(|i| i.state == ThreadState::Running { kernel: true });
     let blocked: Vec<&ThreadInterval> = k.blocked_within(arrived, left).collect();
-    for i in busy.into_iter().chain(blocked) {
+    for i in busy.into_iter().chain(blocked).filter(|i| (keep.thread)(i.tid)) {
         let serving = k.serves(i.tid);
         let (line, mut detail, mut rank) = label(i.state, traced);
         if !serving && matches!(rank, rank::CPU | rank::RUNNABLE) {

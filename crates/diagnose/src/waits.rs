@@ -42,7 +42,7 @@ pub fn of(case: &Case, line: Line) -> Wait {
     let direct = case.mean_of(|r| evidence::ms(retime::length(&stretches(r, line))));
     let booked = case.line_ms(line);
     if direct <= 0.0 && booked <= 0.0 {
-        let ms = unexplained_ms(case);
+        let ms = case.unexplained_ms();
         let open = ms >= UNEXPLAINED_MS && ms >= UNEXPLAINED_SHARE * case.mean_ms();
         return if open && !traced(case) {
             Wait::Unexplained { ms }
@@ -108,18 +108,15 @@ fn number(case: &Case, line: Line) -> f64 {
     stats::median(&traced).unwrap_or(0.0)
 }
 
-/// Time without a label, mean per request in milliseconds.
-pub fn unexplained_ms(case: &Case) -> f64 {
-    case.line_ms(Line::Unattributed)
-}
-
 fn traced(case: &Case) -> bool {
     case.knowledge.exchanges_of(case.endpoint, &Arm::Traced).next().is_some()
 }
 
 /// A pass with system calls traced, once unexplained waiting matters.
 pub fn needs(case: &Case) -> Option<Experiment> {
-    if case.requests.is_empty() || traced(case) || case.did(&ExperimentKind::Reasons) {
+    // Who may not see threads at all may not trace their system calls either.
+    let known = traced(case) || case.did(&ExperimentKind::Reasons);
+    if case.requests.is_empty() || known || case.cpu_ms().is_none() {
         return None;
     }
     let refused =
@@ -127,7 +124,7 @@ pub fn needs(case: &Case) -> Option<Experiment> {
     if case.knowledge.coverage.iter().any(refused) {
         return None;
     }
-    let ms = unexplained_ms(case);
+    let ms = case.unexplained_ms();
     if ms < UNEXPLAINED_MS || ms < UNEXPLAINED_SHARE * case.mean_ms() {
         return None;
     }

@@ -6,6 +6,7 @@ const QUOTE: usize = 90;
 
 /// A duration in milliseconds as people write it: `0.31 ms`, `12.4 ms`, `340 ms`, `3.02 s`.
 pub fn time(ms: f64) -> String {
+    let ms = if ms.abs() < 0.005 { 0.0 } else { ms };
     match ms {
         v if v >= 999.5 => format!("{:.2} s", v / 1000.0),
         v if v >= 99.95 => format!("{v:.0} ms"),
@@ -25,6 +26,12 @@ pub fn count(n: f64) -> String {
     if (n - n.round()).abs() < 0.05 { format!("{}", n.round() as i64) } else { format!("{n:.1}") }
 }
 
+/// A count of things: `1 round trip`, `30 round trips`.
+pub fn things(n: f64, thing: &str) -> String {
+    let one = (n - 1.0).abs() < 0.05;
+    format!("{} {thing}{}", count(n), if one { "" } else { "s" })
+}
+
 /// A share as per cent.
 pub fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
@@ -38,4 +45,20 @@ pub fn quote(text: &str) -> String {
     }
     let cut: String = flat.chars().take(QUOTE - 1).collect();
     format!("{}…", cut.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words() {
+        assert_eq!(time(-1e-9), "0.00 ms");
+        assert_eq!(time(3021.0), "3.02 s");
+        assert_eq!(time(340.2), "340 ms");
+        assert_eq!(time(99.97), "100 ms");
+        assert_eq!(things(1.0, "round trip"), "1 round trip");
+        assert_eq!(things(2.5, "row"), "2.5 rows");
+        assert_eq!(quote("select  1\n from t"), "select 1 from t");
+    }
 }

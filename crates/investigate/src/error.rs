@@ -32,6 +32,12 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The target went away while it was measured.
+    #[error("the target stopped answering during the run: {why}")]
+    Gone {
+        /// Why.
+        why: String,
+    },
     /// The target answers, but not with success.
     #[error("{endpoint} answers {status}, so there is no fast or slow to measure")]
     Failing {
@@ -69,9 +75,7 @@ impl Error {
     /// The next step.
     pub fn hint(&self) -> &'static str {
         match self {
-            Error::NoEndpoint => {
-                "name a URL, a curl command, --har FILE or --endpoint 'GET /path'"
-            }
+            Error::NoEndpoint => "name a URL, a curl command, --har FILE or --endpoint 'GET /path'",
             Error::MutatingRefused { .. } => {
                 "use a GET endpoint, or agree with --mutating when the target is yours to change"
             }
@@ -79,6 +83,7 @@ impl Error {
             Error::Unreachable { .. } => {
                 "is the service running, and is host and port right? try the same URL with curl"
             }
+            Error::Gone { .. } => "look at the service's log; what was measured before is kept",
             Error::Failing { .. } => {
                 "try the same request with curl; send what it needs with -H, --cookie or --login"
             }
@@ -98,6 +103,7 @@ impl Error {
         matches!(
             self,
             Error::Unreachable { .. }
+                | Error::Gone { .. }
                 | Error::Failing { .. }
                 | Error::LoginRequired { .. }
                 | Error::Login(_)

@@ -65,9 +65,12 @@ impl Recorder {
         Ok(diagnose::Knowledge::new(&self.run, &self.evidence))
     }
 
-    /// Whether any request of ours has been answered.
-    pub(crate) fn has_exchanges(&self) -> bool {
-        let is = |b: &EvidenceBody| matches!(b, EvidenceBody::Exchanges(_));
+    /// Whether any request of ours has been answered with success.
+    pub(crate) fn has_answers(&self) -> bool {
+        let is = |b: &EvidenceBody| match b {
+            EvidenceBody::Exchanges(list) => list.iter().any(|e| e.failure.is_none()),
+            _ => false,
+        };
         self.evidence.iter().any(|e| is(&e.body)) || self.pending.iter().any(|(_, b)| is(b))
     }
 

@@ -19,6 +19,8 @@ pub struct Outcome {
     pub folder: PathBuf,
     /// Whether the user or the circuit breaker ended it early.
     pub stopped: bool,
+    /// The error that ended it early, when the target failed while it was measured.
+    pub failed: Option<Error>,
 }
 
 /// One run in progress.
@@ -51,17 +53,18 @@ pub fn investigate(
 ) -> Result<Outcome, Error> {
     plan::check(config)?;
     let mut run = crate::experiments::setup::start(config, stop, events)?;
-    let ended = match run.baseline().and_then(|()| run.deepen()) {
+    let failed = match run.baseline().and_then(|()| run.deepen()) {
         Ok(()) => None,
         // What was measured before the target or the observer failed is still worth telling.
-        Err(e) if run.recorder.has_exchanges() => Some(e.to_string()),
+        Err(e) if run.recorder.has_answers() => Some(e),
         Err(e) => {
             run.close(Some(e.to_string()))?;
             return Err(e);
         }
     };
+    let ended = failed.as_ref().map(ToString::to_string);
     let ended = ended.or_else(|| stop.requested().then(|| "interrupted".to_string()));
-    run.finish(ended)
+    Ok(Outcome { failed, ..run.finish(ended)? })
 }
 
 impl Run<'_> {
@@ -77,7 +80,7 @@ impl Run<'_> {
             self.perform(&base(ExperimentKind::Solo, &endpoint.name))?;
             self.say(&endpoint.name)?;
         }
-        if self.stop.requested() && !self.recorder.has_exchanges() {
+        if self.stop.requested() && !self.recorder.has_answers() {
             return Err(Error::Interrupted);
         }
         Ok(())
@@ -157,7 +160,8 @@ impl Run<'_> {
         self.close(ended)?;
         let knowledge = self.recorder.knowledge()?;
         let report = replay::conclude_from(&knowledge);
-        Ok(Outcome { report, folder: self.recorder.folder().path().to_path_buf(), stopped })
+        let folder = self.recorder.folder().path().to_path_buf();
+        Ok(Outcome { report, folder, stopped, failed: None })
     }
 
     /// Undoes everything that was started and seals `run.json`.

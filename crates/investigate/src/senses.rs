@@ -5,16 +5,14 @@
 use crate::proxies::Proxies;
 use crate::recorder::Recorder;
 use crate::{Config, Error};
-use evidence::{
-    Arm, Coverage, EvidenceBody, Exchange, Failure, Nanos, Service, Window,
-};
+use evidence::{Arm, Coverage, EvidenceBody, Exchange, Failure, Nanos, Service, Window};
 use load::{Client, Request, Response, Session};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use observe::{ObserveError, Observer};
 use observe::launch::Launched;
 use observe::spans::SpanReceiver;
 use observe::stream::{Pass, ProfileConfig};
+use observe::{ObserveError, Observer};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Quiet time after an answer, so that late packets and records belong to their window.
@@ -22,6 +20,8 @@ pub(crate) const GAP: Duration = Duration::from_millis(20);
 /// Idle windows are as long as driven ones within these bounds: long enough to see a background
 /// job, short enough not to eat the budget of a slow endpoint.
 const IDLE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// Connections refused in a row that make a target gone.
+const GONE: u32 = 3;
 /// Largest answer that is read.
 pub(crate) const BODY_LIMIT: u64 = 64 << 20;
 
@@ -37,8 +37,8 @@ pub(crate) struct Senses {
     client: Client,
     cancel: Arc<AtomicBool>,
     seed: u64,
-    pass: Pass,
     salt: u64,
+    refusals: u32,
     next_window: u32,
     timeout: Duration,
 }
@@ -50,15 +50,15 @@ impl Senses {
             observer: None,
             observer_name: "observe".into(),
             spans: None,
-            proxies: Proxies::none(),
+            proxies: Proxies::default(),
             session: Session::default(),
             service: None,
             launched: None,
             client,
             cancel,
             seed: config.seed,
-            pass: Pass::default(),
             salt,
+            refusals: 0,
             next_window: 1,
             timeout: config.request_timeout,
         }
@@ -71,13 +71,7 @@ impl Senses {
             Ok(coverage) => coverage,
             Err(e) => vec![lost("observer", &e)],
         };
-        self.pass = pass;
         recorder.add(&self.observer_name, EvidenceBody::Coverage(coverage))
-    }
-
-    /// Makes sure `pass` is the one running.
-    pub(crate) fn ensure(&mut self, recorder: &mut Recorder, pass: Pass) -> Result<(), Error> {
-        if self.pass == pass { Ok(()) } else { self.attach(recorder, pass) }
     }
 
     /// One driven window: sends `request`, waits the gap, drains everything.
@@ -105,7 +99,15 @@ impl Senses {
         };
         recorder.add("load", EvidenceBody::Exchanges(vec![exchange.clone()]))?;
         self.end(recorder, window)?;
+        self.look_after(&exchange)?;
         Ok((exchange, response))
+    }
+
+    /// A target that refuses several connections in a row is gone.
+    fn look_after(&mut self, exchange: &Exchange) -> Result<(), Error> {
+        let refused = matches!(exchange.failure, Some(Failure::Connect));
+        self.refusals = if refused { self.refusals + 1 } else { 0 };
+        if self.refusals < GONE { Ok(()) } else { Err(Error::Gone { why: self.detail() }) }
     }
 
     /// One idle window of about the given length.
@@ -178,9 +180,9 @@ impl Senses {
     pub(crate) fn stop_profile(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
         let Some(observer) = &mut self.observer else { return Ok(()) };
         match observer.stop_profile() {
-            Ok(profiles) => profiles.into_iter().try_for_each(|profile| {
-                recorder.add(&self.observer_name, EvidenceBody::Profile(Box::new(profile)))
-            }),
+            Ok(bodies) => {
+                bodies.into_iter().try_for_each(|body| recorder.add(&self.observer_name, body))
+            }
             Err(e) => {
                 let c = lost("cpu-stacks", &e);
                 recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))
@@ -208,16 +210,22 @@ impl Senses {
     /// Undoes everything that was started: observer, proxies, receiver, launched command.
     pub(crate) fn close(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
         self.client.disconnect();
-        if let Some(mut observer) = self.observer.take()
+        if let Some(observer) = self.observer.take()
             && let Err(e) = observer.stop()
         {
             let c = lost("observer", &e);
             recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))?;
         }
-        self.proxies = Proxies::none();
+        self.proxies = Proxies::default();
         self.spans = None;
-        if let Some(mut launched) = self.launched.take() {
-            launched.stop();
+        if let Some(launched) = self.launched.take() {
+            recorder.add("launch", EvidenceBody::Log(launched.troubles()))?;
+            let left = launched.stop();
+            if !left.is_empty() {
+                let reason = format!("processes {left:?} of the command could not be ended");
+                let c = Coverage::partial("launch", reason, "end them by hand");
+                recorder.add("launch", EvidenceBody::Coverage(vec![c]))?;
+            }
         }
         Ok(())
     }
@@ -251,8 +259,8 @@ impl Senses {
 }
 
 /// The profilers the observer is given.
-pub(crate) fn stacks() -> Option<Box<dyn observe::StackSource>> {
-    Some(Box::new(observe::stacks::Profilers::default()))
+pub(crate) fn stacks() -> Option<Box<dyn observe::StackSource + Send>> {
+    Some(Box::new(observe::stacks::Stacks::default()))
 }
 
 /// A probe lost to an observer's error, with its hint.

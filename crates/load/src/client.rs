@@ -115,7 +115,7 @@ impl Client {
         self.detail = None;
         let prepared = self.prepare(request);
         let (trace_id, extra) = self.extra(request);
-        let waited = clock::run_queue();
+        let waited = clock::run_queue_recent();
         let start = clock::now();
         let timeout = timeout.min(Duration::from_secs(24 * 3600));
         let limits = Limits {
@@ -174,8 +174,10 @@ impl Client {
         }
     }
 
-    /// What takes time once and is no part of any latency: roots, the event loop.
+    /// What is no part of any latency: roots, the event loop, a look at the kept connection.
     fn prepare(&mut self, request: &Request) -> Result<(), Broken> {
+        let runtime = self.runtime.as_ref();
+        self.connection = self.connection.take_if(|c| c.is_usable(request, runtime));
         if request.scheme == Scheme::Http {
             return Ok(());
         }
@@ -217,7 +219,7 @@ impl Client {
     ) -> Result<(), Broken> {
         let mut may_retry = request.is_idempotent();
         loop {
-            let kept = self.connection.take().and_then(|mut c| c.is_usable(request).then_some(c));
+            let kept = self.connection.take();
             may_retry &= kept.is_some();
             let runtime = self.runtime.as_ref();
             let mut connection = match kept {
@@ -236,7 +238,7 @@ impl Client {
                     return Ok(());
                 }
                 Err(broken) => {
-                    let unanswered = progress.first_byte.is_none();
+                    let unanswered = progress.first_byte.is_none() && !broken.refused;
                     if !(may_retry && unanswered && broken.failure == Failure::Reset) {
                         return Err(broken);
                     }

@@ -196,3 +196,106 @@ fn default_path(request: &Request) -> String {
         Some(i) => path_of(request)[..i].to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::render;
+    use evidence::{Body, RequestTemplate};
+
+    fn get(url: &str) -> Request {
+        let template = RequestTemplate {
+            method: "GET".into(),
+            url: url.into(),
+            headers: Vec::new(),
+            body: Body::Empty,
+            insecure: false,
+            compressed: false,
+            follow_redirects: false,
+        };
+        render(&template, 0, &[]).unwrap()
+    }
+
+    const NOW: u64 = 1_700_000_000;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// What is sent to `to` after these were set by `from`.
+    fn check(from: &str, set: &[&str], to: &str, expected: Option<&str>) {
+        let jar = CookieJar::default();
+        for text in set {
+            jar.store(&get(from), text, at(NOW));
+        }
+        let header = jar.header(&get(to), None, at(NOW + 10));
+        assert_eq!(header.as_deref(), expected, "{set:?} {from} -> {to}");
+    }
+
+    #[test]
+    fn domains() {
+        let (a, sub) = ("http://a.test/", "http://x.a.test/");
+        check(a, &["k=v"], a, Some("k=v"));
+        check(a, &["k=v"], sub, None);
+        check(a, &["k=v; Domain=a.test"], sub, Some("k=v"));
+        check(sub, &["k=v; Domain=.A.test"], a, Some("k=v"));
+        check(a, &["k=v; Domain=b.test"], "http://b.test/", None);
+        check(a, &["k=v; Domain=test"], a, None);
+        check("http://ba.test/", &["k=v; Domain=a.test"], a, None);
+        check(
+            "http://127.0.0.1/",
+            &["k=v; Domain=127.0.0.1"],
+            "http://127.0.0.1:8080/",
+            Some("k=v"),
+        );
+        check("http://127.0.0.1/", &["k=v; Domain=0.0.1"], "http://127.0.0.1/", None);
+    }
+
+    #[test]
+    fn paths() {
+        let a = "http://a.test/x/y";
+        check(a, &["k=v"], "http://a.test/x/z", Some("k=v"));
+        check(a, &["k=v"], "http://a.test/xy", None);
+        check(a, &["k=v; Path=/"], "http://a.test/q", Some("k=v"));
+        check(a, &["k=v; Path=/x"], "http://a.test/x?q=/", Some("k=v"));
+        check(a, &["k=1; Path=/", "k=2; Path=/x"], "http://a.test/x", Some("k=2; k=1"));
+    }
+
+    #[test]
+    fn lifetimes() {
+        let a = "http://a.test/";
+        check(a, &["k=v; Max-Age=5"], a, None);
+        check(a, &["k=v; Max-Age=50; Expires=Thu, 01 Jan 1970 00:00:00 GMT"], a, Some("k=v"));
+        check(a, &["k=v; Expires=Thu, 01-Jan-1970 00:00:00 GMT"], a, None);
+        check(a, &["k=v; Expires=Fri, 01 Jan 2100 00:00:00 GMT"], a, Some("k=v"));
+        check(a, &["k=v; Expires=whenever"], a, Some("k=v"));
+        check(a, &["k=v", "k=; Max-Age=0"], a, None);
+        check(a, &["k=v; Max-Age=9223372036854775807"], a, Some("k=v"));
+        check(a, &["k=1", "k=2"], a, Some("k=2"));
+    }
+
+    #[test]
+    fn secure_and_odd_ones() {
+        let (plain, tls) = ("http://a.test/", "https://a.test/");
+        check(tls, &["k=v; Secure"], tls, Some("k=v"));
+        check(tls, &["k=v; Secure"], plain, None);
+        check(plain, &["k=v; Secure"], tls, None);
+        check("http://localhost/", &["k=v; Secure"], "http://localhost/", Some("k=v"));
+        check(plain, &["novalue", "=v", "a\u{1}=b", "k=\"q\""], plain, Some("k=\"q\""));
+        check(plain, &[&format!("k={}", "v".repeat(COOKIE_LIMIT))], plain, None);
+    }
+
+    #[test]
+    fn jar_wins_over_the_request_and_stays_small() {
+        let jar = CookieJar::default();
+        let request = get("http://a.test/");
+        jar.store(&request, "sid=new", at(NOW));
+        let merged = jar.header(&request, Some("lang=en; sid=old"), at(NOW));
+        assert_eq!(merged.as_deref(), Some("lang=en; sid=new"));
+        for i in 0..1000 {
+            jar.store(&request, &format!("c{i}=1"), at(NOW));
+        }
+        assert_eq!(jar.len(), COOKIES_MAX);
+        assert!(!format!("{jar:?}").contains("new"));
+    }
+}

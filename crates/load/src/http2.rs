@@ -13,7 +13,7 @@ use h2::{RecvStream, SendStream};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -27,6 +27,7 @@ const HEAD_LIMIT: u32 = 64 << 10;
 pub(crate) struct Http2 {
     requests: SendRequest<Bytes>,
     written: Arc<Written>,
+    ended: Arc<AtomicBool>,
 }
 
 /// When the connection last had all of a request written.
@@ -111,10 +112,20 @@ impl Http2 {
             .map_err(|e| Broken::io(&e, Failure::Reset))?
             .map_err(|e| broken(&e))?;
         // Errors of the driver reach the request that waits for it.
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
         tokio::spawn(async move {
             let _ = connection.await;
+            end.store(true, Ordering::Relaxed);
         });
-        Ok(Http2 { requests, written })
+        Ok(Http2 { requests, written, ended })
+    }
+
+    /// Whether the connection still stands, after a look at what arrived while it was idle. The
+    /// driver only runs while somebody waits, so this waits one tick of the timer, 1 ms.
+    pub(crate) async fn is_quiet(&self) -> bool {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        !self.ended.load(Ordering::Relaxed)
     }
 
     /// Sends one request and reads its answer.
@@ -248,5 +259,6 @@ fn broken(error: &h2::Error) -> Broken {
     } else {
         Failure::Protocol
     };
-    Broken::new(failure, format!("HTTP/2: {error}"))
+    let refused = error.is_reset() && error.reason() != Some(h2::Reason::REFUSED_STREAM);
+    Broken { refused, ..Broken::new(failure, format!("HTTP/2: {error}")) }
 }

@@ -12,6 +12,7 @@ pub mod concurrency;
 pub mod cookies;
 mod decode;
 pub mod expand;
+mod form;
 pub mod h1;
 mod http2;
 pub mod login;

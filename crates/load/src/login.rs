@@ -5,8 +5,9 @@
 use crate::client::{Client, Response};
 use crate::cookies::CookieJar;
 use crate::decode;
+use crate::form;
 use crate::h1::{HTML_START, Head};
-use crate::request::{RenderError, Request, render};
+use crate::request::{RenderError, Request, redirected, render};
 use evidence::{Failure, RequestTemplate};
 use std::fmt;
 use std::sync::Arc;
@@ -76,6 +77,15 @@ pub enum LoginError {
         /// HTTP status code.
         status: u16,
     },
+    /// The answer is the login page again.
+    #[error(
+        "the login request to {place} was answered with the login page again\n\
+         hint: check user name and password, and that all fields of the form are sent"
+    )]
+    AsksAgain {
+        /// Host and port.
+        place: String,
+    },
     /// The answer holds neither cookie nor token.
     #[error(
         "the login request to {place} gave neither a cookie nor a token\n\
@@ -87,7 +97,8 @@ pub enum LoginError {
     },
 }
 
-/// Sends the login request and keeps what its answer gives. `seed`: see [`Client::new`].
+/// Sends the login request and keeps what its answer gives. When a form is refused, its page is
+/// fetched once for the hidden tokens it wants back. `seed`: see [`Client::new`].
 ///
 /// # Errors
 /// See [`LoginError`].
@@ -96,19 +107,43 @@ pub fn login(template: &RequestTemplate, seed: u64) -> Result<Session, LoginErro
     let place = request.host_port();
     let mut session = Session::default();
     let mut client = Client::new(seed).with_session(session.clone());
-    let (exchange, response) = client.send(&request, TIMEOUT, BODY_LIMIT, true);
-    let Some(response) = response else {
-        let detail = client.detail().unwrap_or("no answer").to_owned();
-        return Err(LoginError::Failed { place, detail });
-    };
+    let mut response = ask(&mut client, &request)?;
+    if is_refused(&request, &response)
+        && let Some(page) = form::page_of(&request)
+        && let Some(filled) = form::filled(&request, &ask(&mut client, &page)?)
+    {
+        response = ask(&mut client, &filled)?;
+    }
     if response.status >= 400 {
-        return Err(LoginError::Refused { place, status: exchange.status });
+        return Err(LoginError::Refused { place, status: response.status });
+    }
+    if is_refused(&request, &response) {
+        return Err(LoginError::AsksAgain { place });
     }
     session.authorization = token(&response).map(|token| format!("Bearer {token}"));
     if session.authorization.is_none() && session.jar.is_empty() {
         return Err(LoginError::NothingGiven { place });
     }
     Ok(session)
+}
+
+fn ask(client: &mut Client, request: &Request) -> Result<Response, LoginError> {
+    let (_, response) = client.send(request, TIMEOUT, BODY_LIMIT, true);
+    response.ok_or_else(|| LoginError::Failed {
+        place: request.host_port(),
+        detail: client.detail().unwrap_or("no answer").to_owned(),
+    })
+}
+
+/// Whether a login was not accepted: an error, the login page again, or a redirect back to it.
+fn is_refused(request: &Request, response: &Response) -> bool {
+    let own = path_of(&request.target);
+    let back = response.header("location").filter(|_| is_login_path(own)).is_some_and(|to| {
+        redirected(request, response.status, to).is_some_and(|next| path_of(&next.target) == own)
+    });
+    let is_html = response.header("content-type").is_some_and(|t| t.contains("html"));
+    let again = is_html && response.body.len() <= 4 * HTML_START;
+    response.status >= 400 || back || again && is_login_page(&response.body, None)
 }
 
 /// The token in a JSON answer, if it can be carried in a header.

@@ -49,11 +49,13 @@ impl Limits {
 pub(crate) struct Broken {
     pub(crate) failure: Failure,
     pub(crate) detail: String,
+    /// The peer spoke about this request: a second try would be a second request.
+    pub(crate) refused: bool,
 }
 
 impl Broken {
     pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Broken {
-        Broken { failure, detail: detail.into() }
+        Broken { failure, detail: detail.into(), refused: false }
     }
 
     /// An I/O error; timeouts are `Timeout`, everything else is `otherwise`.
@@ -222,12 +224,49 @@ fn connect_any(addresses: &[SocketAddr], limits: &Limits) -> Result<TcpStream, B
         let left = limits.left(clock::now()).map_err(|e| Broken::io(&e, Failure::Connect))?;
         // An address that swallows packets must leave time for the ones after it.
         let share = left / (addresses.len() - i) as u32;
-        match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
+        match connect_one(*address, share, limits) {
             Ok(stream) => return Ok(stream),
             Err(e) => last = no_connection(*address, &e),
         }
     }
     Err(last)
+}
+
+/// Connects within `share`; a stop from outside is heeded each tick, also while a full accept
+/// queue swallows our SYN.
+#[cfg(unix)]
+fn connect_one(address: SocketAddr, share: Duration, limits: &Limits) -> io::Result<TcpStream> {
+    use std::os::fd::AsRawFd;
+    let kind = socket2::Type::STREAM;
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+        _ => {}
+    }
+    let limits = Limits { per_read: share.min(limits.per_read), ..limits.clone() };
+    let since = clock::now();
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    while poll.revents == 0 {
+        let wait = limits.left(since)?.min(TICK).as_millis().max(1) as libc::c_int;
+        // SAFETY: one valid pollfd whose descriptor `socket` keeps open.
+        if unsafe { libc::poll(&mut poll, 1, wait) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(socket.into()),
+    }
+}
+
+/// Connects within `share`.
+#[cfg(not(unix))]
+fn connect_one(address: SocketAddr, share: Duration, _: &Limits) -> io::Result<TcpStream> {
+    TcpStream::connect_timeout(&address, share.max(Duration::from_millis(1)))
 }
 
 fn no_connection(address: SocketAddr, error: &io::Error) -> Broken {

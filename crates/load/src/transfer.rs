@@ -114,18 +114,20 @@ impl Connection {
         if matches!(self.transport, Transport::Http2(_)) { "h2" } else { "h1" }
     }
 
-    /// Whether this connection can carry `request` as far as can be told without sending.
-    pub(crate) fn is_usable(&mut self, request: &Request) -> bool {
+    /// Whether this connection can carry `request` as far as can be told without sending. Not to
+    /// be called once the request's time runs.
+    pub(crate) fn is_usable(&mut self, request: &Request, runtime: Option<&Runtime>) -> bool {
         if !self.place.is_of(request) {
             return false;
         }
         if clock::now() - self.used_at < LOOK_AFTER {
             return true;
         }
-        match &mut self.transport {
-            Transport::Plain(socket) => socket.idle() == Idle::Quiet,
-            Transport::Tls(stream) => is_tls_quiet(stream),
-            Transport::Http2(_) => true,
+        match (&mut self.transport, runtime) {
+            (Transport::Plain(socket), _) => socket.idle() == Idle::Quiet,
+            (Transport::Tls(stream), _) => is_tls_quiet(stream),
+            (Transport::Http2(http2), Some(runtime)) => runtime.block_on(http2.is_quiet()),
+            (Transport::Http2(_), None) => false,
         }
     }
 
@@ -286,5 +288,13 @@ fn explain(error: &ParseError) -> Broken {
         ParseError::TooLarge { .. } => Failure::TooLarge,
         ParseError::Truncated { .. } => Failure::Reset,
     };
-    Broken::new(failure, error.to_string())
+    let hint = match error {
+        // A TLS record (RFC 8446 §5.1): an alert that complains about a plain request.
+        ParseError::Invalid { why, at: 0 } if why.starts_with("starts with `\\u{15}\\u{3}") => {
+            "\nhint: this port seems to speak TLS; try https://"
+        }
+        ParseError::Invalid { at: 0, .. } => "\nhint: check that this port speaks HTTP",
+        _ => "",
+    };
+    Broken::new(failure, format!("{error}{hint}"))
 }

@@ -14,4 +14,4 @@ pub use doctor::{doctor, service_line};
 pub use json::{json, schema};
 pub use markdown::markdown;
 pub use text::{RunRow, TextOptions, runs, text};
-pub use words::experiment_word;
+pub use words::{cut, experiment_word};

@@ -174,6 +174,7 @@ impl Page {
             let detail = clean(&bar.detail);
             let label = match detail.is_empty() {
                 true => bar.line.clone(),
+                false if bar.line == "cpu" => format!("cpu {detail}"),
                 false => format!("{times}{detail}"),
             };
             let line = format!(
@@ -301,10 +302,19 @@ impl Page {
             return;
         }
         self.section("Undecided");
+        // Hypotheses that one command decides stand together above it.
+        let mut commands: Vec<&str> = Vec::new();
         for u in &report.undecided {
-            self.paragraph(&format!("  {}  ", pad(&u.rule, 22)), 26, &u.missing);
-            if !u.command.is_empty() {
-                self.paragraph("", 26, &format!("decide with: {}", u.command));
+            if !commands.contains(&u.command.as_str()) {
+                commands.push(&u.command);
+            }
+        }
+        for command in commands {
+            for u in report.undecided.iter().filter(|u| u.command == command) {
+                self.paragraph(&format!("  {}  ", pad(&u.rule, 22)), 26, &u.missing);
+            }
+            if !command.is_empty() {
+                self.paragraph("    decide with  ", 17, command);
             }
         }
     }
@@ -317,7 +327,7 @@ impl Page {
             .cloned()
             .collect();
         if !lines.is_empty() {
-            self.section("Not fully observed");
+            self.section(if self.verbose { "Observed" } else { "Not fully observed" });
         }
         for c in lines {
             let state = format!("{:?}", c.state).to_lowercase();

@@ -31,7 +31,7 @@ pub(crate) fn columns(text: &str) -> usize {
 }
 
 /// The text cut to `width` columns, with `…` where something was cut.
-pub(crate) fn cut(text: &str, width: usize) -> String {
+pub fn cut(text: &str, width: usize) -> String {
     if columns(text) <= width {
         return text.to_string();
     }

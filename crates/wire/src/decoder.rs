@@ -277,6 +277,17 @@ impl Decoder {
         ConnectionKey { client, server }
     }
 
+    /// A connection the service asked for at `opened` and never got; [`Decoder::broken`] ends it.
+    pub fn open_refused(
+        &mut self,
+        client: SocketAddr,
+        server: SocketAddr,
+        opened: Nanos,
+    ) -> ConnectionKey {
+        self.add(client, server, Some(opened), opened);
+        ConnectionKey { client, server }
+    }
+
     /// The next bytes of a connection from [`Decoder::open`].
     pub fn bytes(&mut self, key: ConnectionKey, from_client: bool, data: &[u8], at: Nanos) {
         let key = ordered(key.client, key.server);

@@ -4,12 +4,14 @@
 //! [`capture`] feeds it packets (Linux only), [`proxy`] feeds it bytes it passes on.
 
 pub mod capture;
+mod clock;
 mod codec;
 mod conversation;
 mod decoder;
 mod edges;
 mod losses;
 mod protocols;
+pub mod proxy;
 pub mod segment;
 pub mod stream;
 

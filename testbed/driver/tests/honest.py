@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from driver.client import Connection  # noqa: E402
-from driver.truth import Sample, median_ms, typical  # noqa: E402
+from driver.truth import Sample, middle, typical  # noqa: E402
 
 
 def investigate(arguments):
@@ -25,7 +25,8 @@ def investigate(arguments):
         wall, body = connection.get(path)
         if i >= 3:
             samples.append(Sample(json.loads(body), wall))
-    wall = median_ms(samples)
+    chosen = middle(samples)
+    wall = sum(sample.wall_ns for sample in chosen) / len(chosen) / 1e6
     lines = {line: band.low for line, band in typical(samples).items() if line != "edges"}
     lie = os.environ.get("PERFWRIGHT_LIE")
     if lie:

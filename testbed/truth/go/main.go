@@ -148,8 +148,8 @@ func resize(step *Step, size int) {
 	}
 }
 
-func servePlan(w http.ResponseWriter, r *http.Request) {
-	truth := newTruth()
+func servePlan(w http.ResponseWriter, r *http.Request, ticket int) {
+	start, truth := clock(unix.CLOCK_MONOTONIC), newTruth()
 	parameters := r.URL.Query()
 	var plan Step
 	if err := json.Unmarshal([]byte(parameters.Get("p")), &plan); err != nil {
@@ -165,9 +165,9 @@ func servePlan(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	total := truth.mark()
-	answer(w, http.StatusOK, map[string]any{
-		"runtime": "go", "pid": os.Getpid(), "total": total, "ops": truth.ops, "marks": truth.marks,
-	})
+	body := &Answer{"go", os.Getpid(), total, truth.ops, truth.marks}
+	answer(w, http.StatusOK, body)
+	remember("?"+r.URL.RawQuery, start, body, ticket)
 }
 
 func answer(w http.ResponseWriter, status int, body any) {
@@ -181,14 +181,17 @@ func answer(w http.ResponseWriter, status int, body any) {
 	_, _ = w.Write(bytes) // the client went away: nobody is left to tell
 }
 
-func ok(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, map[string]any{"ok": true}) }
+func ok(w http.ResponseWriter, _ *http.Request, _ int) {
+	answer(w, http.StatusOK, map[string]any{"ok": true})
+}
 
 func main() {
 	if err := connect(context.Background()); err != nil {
 		log.Fatal(err)
 	}
-	http.HandleFunc("/plan", servePlan)
-	http.HandleFunc("/nop", ok)
-	http.HandleFunc("/health", ok)
+	http.HandleFunc("/plan", counted(servePlan))
+	http.HandleFunc("/served", counted(serveServed))
+	http.HandleFunc("/nop", counted(ok))
+	http.HandleFunc("/health", counted(ok))
 	log.Fatal(http.ListenAndServe(host+":"+setting("PORT", "25300"), nil))
 }

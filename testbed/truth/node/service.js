@@ -186,6 +186,19 @@ const operations = {
   cpu: opCpu, sql: opSql, redis: opRedis, memcached: opMemcached, http: opHttp, sleep: opSleep, fsync: opFsync,
 };
 
+// ------------------------------------------------------------------------------------ what was served
+
+/** The last answers, for a driver that wants the truth of requests somebody else sent. */
+const SERVED_MAX = 4000;
+const served = [];
+let inFlight = 0;
+let arrivals = 0;
+
+function remember(url, start, body, alone) {
+  if (served.length === SERVED_MAX) served.shift();
+  served.push({ url, start, alone, answer: body });
+}
+
 // ------------------------------------------------------------------------------------ the plan
 
 /** What one request did: its operations, and (time, CPU) at each of their edges. */
@@ -239,11 +252,15 @@ function resize(step, size) {
 
 async function servePlan(url, response) {
   const truth = new Truth();
+  const alone = inFlight === 1;
+  const before = arrivals;
   const plan = JSON.parse(url.searchParams.get('p'));
   if (url.searchParams.has('size')) resize(plan, Number(url.searchParams.get('size')));
   await run(plan, truth, false);
   const total = truth.mark();
-  answer(response, 200, { runtime: 'node', pid: process.pid, total, ops: truth.ops, marks: truth.marks });
+  const body = { runtime: 'node', pid: process.pid, total, ops: truth.ops, marks: truth.marks };
+  answer(response, 200, body);
+  remember(url.search, Number(truth.start), body, alone && arrivals === before);
 }
 
 function answer(response, status, body) {
@@ -254,13 +271,18 @@ function answer(response, status, body) {
 
 async function serve(request, response) {
   const url = new URL(request.url, `http://${HOST}`);
+  arrivals++;
+  inFlight++;
   try {
     if (url.pathname === '/plan') await servePlan(url, response);
     else if (url.pathname === '/nop' || url.pathname === '/health') answer(response, 200, { ok: true });
+    else if (url.pathname === '/served') answer(response, 200, { pid: process.pid, served });
     else answer(response, 404, { error: 'no such page' });
   } catch (error) {
     console.error(error);
     answer(response, 500, { error: String(error.message) });
+  } finally {
+    inFlight--;
   }
 }
 

@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -291,29 +292,60 @@ def resize(step, size):
         step["n"] = size
 
 
-def serve_plan(parameters):
-    truth = Truth()
+class Served:
+    """The last answers, for a driver that wants the truth of requests somebody else sent."""
+
+    def __init__(self):
+        self.last, self.in_flight, self.arrivals, self.lock = deque(maxlen=4000), 0, 0, threading.Lock()
+
+    def begin(self):
+        """The arrivals so far if nobody else is being served, else None."""
+        with self.lock:
+            self.in_flight += 1
+            self.arrivals += 1
+            return self.arrivals if self.in_flight == 1 else None
+
+    def end(self):
+        with self.lock:
+            self.in_flight -= 1
+
+    def remember(self, url, start, answer, ticket):
+        self.last.append({"url": url, "start": start, "alone": ticket == self.arrivals, "answer": answer})
+
+
+SERVED = Served()
+
+
+def serve_plan(query_string, ticket):
+    truth, parameters = Truth(), parse_qs(query_string)
     plan = json.loads(parameters["p"][0])
     if "size" in parameters:
         resize(plan, int(parameters["size"][0]))
     run(plan, truth, False)
     total = truth.mark()
-    return {"runtime": "python", "pid": os.getpid(), "total": total,
-            "ops": truth.ops, "marks": sorted(truth.marks)}
+    answer = {"runtime": "python", "pid": os.getpid(), "total": total,
+              "ops": truth.ops, "marks": sorted(truth.marks)}
+    SERVED.remember("?" + query_string, truth.start, answer, ticket)
+    return answer
 
 
 def serve(path, query_string):
     """Status and body of one request."""
+    ticket = SERVED.begin()
     try:
         if path == "/plan":
-            status, body = 200, serve_plan(parse_qs(query_string))
+            status, body = 200, serve_plan(query_string, ticket)
         elif path in ("/nop", "/health"):
             status, body = 200, {"ok": True}
+        elif path == "/served":
+            status, body = 200, {"pid": os.getpid(), "served": list(SERVED.last)}
         else:
             status, body = 404, {"error": "no such page"}
     except Exception as error:  # the answer says what happened; the service lives on
         print(repr(error), file=sys.stderr)
         status, body = 500, {"error": str(error)}
+    finally:
+        SERVED.end()
     return status, json.dumps(body, separators=(",", ":")).encode()
 
 

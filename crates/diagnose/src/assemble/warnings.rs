@@ -65,7 +65,8 @@ fn others(k: &Knowledge, e: &EndpointReport, arm: &Arm, out: &mut Vec<String>) {
     }
     if e.latency_ms.is_some() && e.requests - e.errors < FEW {
         let n = e.requests - e.errors;
-        out.push(format!("{}: only {n} successful requests; intervals say little", e.name));
+        let noun = if n == 1 { "request" } else { "requests" };
+        out.push(format!("{}: only {n} successful {noun}; intervals say little", e.name));
     }
 }
 

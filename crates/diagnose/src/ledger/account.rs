@@ -3,7 +3,7 @@
 use super::{foreign, reasons, sweep};
 use crate::Knowledge;
 use crate::background::{self, Background};
-use crate::timeline::{self, Edges};
+use crate::timeline::{self, Edges, Keep};
 use evidence::{Arm, CallSource, Exchange, Line, ProcessRole, ThreadState, Timeline};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -152,7 +152,7 @@ pub(crate) fn plain(k: &Knowledge, endpoint: &str, arm: &Arm) -> Accounts {
         foreign::fill(k, &background, &exchanges, &mut accounts);
     } else {
         for x in &exchanges {
-            let t = timeline::of_exchange(k, x, &|_, c| !background.is_noise(c));
+            let t = timeline::of_exchange(k, x, &Keep::calls(&|_, c| !background.is_noise(c)));
             let account = count(k, &t, &mut accounts);
             accounts.list.push(account);
         }

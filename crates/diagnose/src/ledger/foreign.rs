@@ -9,13 +9,14 @@
 use super::account::{self, Account, Accounts, Key};
 use super::walk;
 use crate::Knowledge;
-use crate::background::{self, Background, Fingerprint, Stretch};
-use crate::timeline::{self, Edges, rank};
+use crate::attribution;
+use crate::background::{self, Background, Stretch};
+use crate::timeline::{self, Edges, Keep, rank};
 use evidence::{Exchange, Line, Nanos, ThreadState, Timeline};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-/// Most calls of one kind kept as the pattern of another client's request.
-const PATTERN: usize = 256;
+/// What goes back to our waits from under others' CPU is known to about this share of itself.
+const WAIT_DOUBT: f64 = 0.2;
 
 /// What one request of another client does, as seen in idle windows.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +25,6 @@ struct Profile {
     cpu: (f64, f64),
     /// Their run-queue time.
     runnable: f64,
-    /// Calls a request by fingerprint, and when each begins after the request arrived.
-    calls: BTreeMap<Fingerprint, (f64, Vec<f64>)>,
 }
 
 /// One exchange, measured but not yet corrected.
@@ -34,6 +33,11 @@ struct Raw {
     account: Account,
     /// Other requests in flight, in requests: shares of each that lie within.
     others: f64,
+    /// How many touch it, and CPU of serving threads while those are in flight outside it.
+    touching: f64,
+    outside: f64,
+    /// Requests of which that CPU is too, though they do not touch it.
+    apart: f64,
     /// Time of serving threads on the CPU in F, summed over threads; and ready without a CPU.
     cpu: f64,
     runnable: f64,
@@ -50,26 +54,77 @@ struct Raw {
 /// Fills the accounts of exchanges that other clients' requests overlap.
 pub(crate) fn fill(k: &Knowledge, b: &Background, exchanges: &[&Exchange], out: &mut Accounts) {
     let profile = Profile::learn(k, b);
-    let mut owed = BTreeMap::new();
     let mut raws = vec![];
-    for x in exchanges {
-        let others = profile.calls_of_others(k, b, x, &mut owed);
-        let keep = |n: usize, c: &evidence::Call| !b.is_noise(c) && !others.contains(&n);
+    for (x, ours) in exchanges.iter().zip(attribution::of(k, b, exchanges)) {
+        // Threads that serve us alone leave nothing to be told apart.
+        let keep = Keep {
+            call: &|n, c| !b.is_noise(c) && !ours.others.contains(&n),
+            thread: &|tid| ours.has_thread(k, tid),
+        };
         let t = timeline::of_exchange(k, x, &keep);
         let mut raw = measure(k, b, x, &t);
+        if !ours.threads.is_empty() {
+            raw.alone();
+        }
         out.switches |= t.intervals.iter().any(|i| i.tid.is_some());
         raw.account.calls = account::call_sums(k, &t, out);
         raws.push(raw);
     }
-    let sum = |f: fn(&Raw) -> f64| raws.iter().map(f).sum::<f64>();
-    let over = ratio(sum(|r| r.clear_over), sum(|r| r.clear_calls));
-    let expected = profile.runnable * sum(|r| r.others);
-    let not_ours = ratio(expected, sum(|r| r.runnable)).min(1.0);
-    let error = profile.cpu.1 * sum(|r| r.others) / raws.len().max(1) as f64;
-    for key in [cpu_key(), queue_key()] {
-        out.shared_error.insert(key, error);
+    let split = Split::of(&raws, &profile);
+    let requests = raws.len().max(1) as f64;
+    let cpu_error = profile.cpu.1 * raws.iter().map(|r| r.touching).sum::<f64>() / requests;
+    out.list = raws.into_iter().map(|r| r.corrected(&split, out)).collect();
+    for error in out.shared_error.values_mut() {
+        *error *= WAIT_DOUBT / requests;
     }
-    out.list = raws.into_iter().map(|r| r.corrected(&profile, over, not_ours)).collect();
+    for key in [cpu_key(), queue_key()] {
+        let error = out.shared_error.entry(key).or_default();
+        *error = error.hypot(cpu_error);
+    }
+}
+
+/// How what is hidden in F divides, learnt over all requests of the arm.
+#[derive(Clone, Copy, Debug)]
+struct Split {
+    /// CPU of one request of others, nanoseconds.
+    cpu: f64,
+    /// Share of a call of ours during which our own threads run anyway.
+    over: f64,
+    /// Share of run-queue time in F that is others'.
+    not_ours: f64,
+    /// How much less of others' CPU falls on our waits than if it fell evenly.
+    scale: f64,
+    /// The part of that for which there is room.
+    part: f64,
+}
+
+impl Split {
+    fn of(raws: &[Raw], profile: &Profile) -> Split {
+        let sum = |f: &dyn Fn(&Raw) -> f64| raws.iter().map(f).sum::<f64>();
+        let over = ratio(sum(&|r| r.clear_over), sum(&|r| r.clear_calls));
+        let expected = profile.runnable * sum(&|r| r.others);
+        let mut split = Split {
+            cpu: profile.cpu.0,
+            over,
+            not_ours: ratio(expected, sum(&|r| r.runnable)).min(1.0),
+            scale: 1.0,
+            part: 1.0,
+        };
+        // Others' CPU is also what we queue behind, so less of it falls on our waits; how much is
+        // seen where calls of ours are outstanding. Half way, since those are not sleeps.
+        let calls = sum(&|r| r.clear_calls + r.calls.values().sum::<f64>());
+        let seen = ratio(sum(&|r| r.over_calls(over)), calls);
+        let even = ratio(sum(&|r| r.expected(&split)), sum(&|r| r.free(&split)));
+        if calls > 0.0 && even > 0.0 {
+            split.scale = (1.0 + (seen / even).clamp(0.0, 1.0)) / 2.0;
+        }
+        // No more can go back than others' CPU hides beside calls: the rest, queueing, is not
+        // negative.
+        let back = sum(&|r| r.back(&split).values().sum::<f64>());
+        let room = sum(&|r| r.hidden_beside_calls(&split)).max(0.0);
+        split.part = ratio(room, back).min(1.0);
+        split
+    }
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {
@@ -85,33 +140,77 @@ fn queue_key() -> Key {
 }
 
 impl Raw {
-    /// Divides what CPU and run queue hide in F between us and others.
-    fn corrected(mut self, profile: &Profile, over: f64, not_ours: f64) -> Account {
-        let expected = profile.cpu.0 * self.others;
-        let own = self.cpu - expected;
-        let hidden: f64 = self.under_cpu.values().sum();
-        let mut rest = hidden - own;
+    /// All that was measured is ours: what CPU hides in F is CPU.
+    fn alone(&mut self) {
+        let hidden: f64 = std::mem::take(&mut self.under_cpu).into_values().sum();
+        *self.account.time.entry(cpu_key()).or_default() += hidden;
+        let queued: f64 = std::mem::take(&mut self.under_runnable).into_values().sum();
+        *self.account.time.entry((Line::Runnable, String::new())).or_default() += queued;
+        (self.others, self.cpu, self.runnable) = (0.0, 0.0, 0.0);
+        (self.touching, self.outside, self.apart) = (0.0, 0.0, 0.0);
+    }
+
+    /// CPU others' requests are expected to have used within: what each uses, less what was seen
+    /// used while it was in flight but we were not. (By time alone it would be too much: a request
+    /// that arrives during our CPU waits for most of its time.)
+    fn expected(&self, split: &Split) -> f64 {
+        let outside = (self.outside - split.cpu * self.apart).max(0.0);
+        (split.cpu * self.touching - outside).max(0.0)
+    }
+
+    /// Time in which our own threads do not run, so that others' can.
+    fn free(&self, split: &Split) -> f64 {
+        let cpu = self.account.time.iter().filter(|t| t.0.0 == Line::Cpu);
+        let clear: f64 = cpu.map(|t| *t.1).sum();
+        self.account.latency - clear - (self.cpu - self.expected(split))
+    }
+
+    /// Others' CPU over calls of ours.
+    fn over_calls(&self, over: f64) -> f64 {
+        let calls = self.under_cpu.iter().filter_map(|(key, ns)| Some((key.as_ref()?, ns)));
+        calls
+            .map(|(key, ns)| (ns - over * self.calls.get(key).copied().unwrap_or(0.0)).max(0.0))
+            .sum()
+    }
+
+    /// What others' CPU hides of each wait of ours.
+    fn back(&self, split: &Split) -> BTreeMap<Key, f64> {
+        let busy = split.scale * ratio(self.expected(split), self.free(split));
+        let busy = busy.clamp(0.0, 0.5);
+        let waits = self.account.time.iter().filter(|t| is_wait(t.0));
+        waits.map(|(key, ns)| (key.clone(), split.part * ns * busy / (1.0 - busy))).collect()
+    }
+
+    /// Time hidden by others' CPU while no call of ours was outstanding.
+    fn hidden_beside_calls(&self, split: &Split) -> f64 {
+        let own = self.cpu - self.expected(split);
+        self.under_cpu.values().sum::<f64>() - own - self.over_calls(split.over)
+    }
+
+    /// Divides what CPU and run queue hide in F between us and others. What goes back to waits is
+    /// added up in the shared errors.
+    fn corrected(mut self, split: &Split, out: &mut Accounts) -> Account {
+        let own = self.cpu - self.expected(split);
+        let mut rest = self.under_cpu.values().sum::<f64>() - own;
+        let back = self.back(split);
         let time = &mut self.account.time;
-        // Others' work falls evenly over our waits, and cannot run where our own thread does.
-        let total_cpu: f64 = time.iter().filter(|t| t.0.0 == Line::Cpu).map(|t| *t.1).sum();
-        let free = self.account.latency - total_cpu - own;
-        let busy = ratio(expected, free).clamp(0.0, 0.5);
-        let waits: Vec<Key> = time.keys().filter(|key| is_wait(key)).cloned().collect();
-        for key in waits {
-            let back = time[&key] * busy / (1.0 - busy);
+        for (key, back) in back {
             rest -= back;
-            *time.entry(key).or_default() += back;
+            *time.entry(key.clone()).or_default() += back;
+            *out.shared_error.entry(key).or_default() += back;
         }
         for (key, ns) in self.under_cpu {
             let Some(key) = key.filter(|key| !is_wait(key)) else { continue };
-            let back = (ns - over * self.calls.get(&key).copied().unwrap_or(0.0)).max(0.0);
+            let usual = split.over * self.calls.get(&key).copied().unwrap_or(0.0);
+            let back = (ns - usual).max(0.0);
             rest -= back;
             *time.entry(key).or_default() += back;
         }
         *time.entry(cpu_key()).or_default() += own;
+        let theirs = split.not_ours;
         for (key, ns) in self.under_runnable {
-            *time.entry((Line::Runnable, String::new())).or_default() += ns * (1.0 - not_ours);
-            *time.entry(key.unwrap_or_else(queue_key)).or_default() += ns * not_ours;
+            *time.entry((Line::Runnable, String::new())).or_default() += ns * (1.0 - theirs);
+            *time.entry(key.unwrap_or_else(queue_key)).or_default() += ns * theirs;
         }
         *time.entry(queue_key()).or_default() += rest;
         self.account
@@ -127,6 +226,18 @@ fn measure(k: &Knowledge, b: &Background, x: &Exchange, t: &Timeline) -> Raw {
     let (arrived, left) = Edges::of(k, x).inside();
     let others: Vec<Stretch> = b.foreign_within(arrived, left).collect();
     let mut raw = Raw { others: shares(&others, (arrived, left)), ..Raw::default() };
+    // Up to the neighbouring requests of ours: whose CPU runs during those is not known, so of a
+    // request that reaches into them only the share of its time up to there counts.
+    let (before, after) = neighbours(k, x);
+    raw.touching = shares(&others, (before.min(arrived), after.max(left)));
+    let first = others.first().map_or(arrived, |f| f.0.max(before)).min(arrived);
+    let last = others.iter().map(|f| f.1.min(after)).max().unwrap_or(left).max(left);
+    for side in [(first, arrived), (left, last)] {
+        raw.outside += background::serving_cpu(k, side);
+        let apart: Vec<Stretch> =
+            b.foreign_within(side.0, side.1).filter(|f| !others.contains(f)).collect();
+        raw.apart += shares(&apart, side);
+    }
     raw.account.latency = t.latency().0 as f64;
     let cuts: Vec<u64> = others.iter().flat_map(|f| [f.0.0, f.1.0]).collect();
     walk(t, &cuts, |start, end, active| {
@@ -166,6 +277,16 @@ fn measure(k: &Knowledge, b: &Background, x: &Exchange, t: &Timeline) -> Raw {
     raw
 }
 
+/// The end of our request before, and the start of the one after.
+fn neighbours(k: &Knowledge, x: &Exchange) -> Stretch {
+    let from = k.exchanges.partition_point(|o| o.phases.start < x.phases.start);
+    let to = k.exchanges.partition_point(|o| o.phases.start <= x.phases.start);
+    // Ends are not in order, but far more than this many are never in flight.
+    let before = k.exchanges[..from].iter().rev().take(64).map(|o| o.phases.end).max();
+    let after = k.exchanges.get(to).map_or(Nanos(u64::MAX), |o| o.phases.start);
+    (before.unwrap_or_default(), after)
+}
+
 /// Requests within a stretch: the sum of each one's share that lies within.
 fn shares(requests: &[Stretch], within: Stretch) -> f64 {
     let share = |f: &Stretch| {
@@ -180,18 +301,12 @@ impl Profile {
         let windows: Vec<Stretch> = background::all_idle(k);
         let (mut cpu, mut runnable, mut count) = (vec![], 0.0, vec![]);
         let mut p = Profile::default();
-        let mut seen = 0.0;
-        let mut starts: BTreeMap<Fingerprint, Vec<Vec<f64>>> = BTreeMap::new();
         for w in &windows {
             let requests: Vec<Stretch> = b.foreign_within(w.0, w.1).collect();
             let joined = background::union(&requests, *w);
             cpu.push(joined.iter().map(|s| background::serving_cpu(k, *s)).sum::<f64>());
             runnable += joined.iter().map(|s| serving_runnable(k, *s)).sum::<f64>();
             count.push(shares(&requests, *w));
-            for f in requests.iter().filter(|f| f.0 >= w.0 && f.1 <= w.1) {
-                seen += 1.0;
-                pattern(k, *f, &mut starts);
-            }
         }
         let (used, requests) = (cpu.iter().sum::<f64>(), count.iter().sum::<f64>());
         let mean = ratio(used, requests);
@@ -201,72 +316,7 @@ impl Profile {
         let per_window = requests / windows.len().max(1) as f64;
         p.cpu = (mean, ratio((i.high - i.low) / 2.0, per_window));
         p.runnable = ratio(runnable, requests);
-        for (fingerprint, ordinals) in starts {
-            let calls: usize = ordinals.iter().map(Vec::len).sum();
-            let offsets = ordinals.iter().map(|v| stats::mean(v)).collect();
-            p.calls.insert(fingerprint, (ratio(calls as f64, seen), offsets));
-        }
         p
-    }
-
-    /// Calls within the exchange that others' requests are expected to have made: of each kind as
-    /// many as idle windows show a request, those nearest the usual instants. Fractions are owed
-    /// to the next request.
-    fn calls_of_others(
-        &self,
-        k: &Knowledge,
-        b: &Background,
-        x: &Exchange,
-        owed: &mut BTreeMap<Fingerprint, f64>,
-    ) -> BTreeSet<usize> {
-        let (arrived, left) = Edges::of(k, x).inside();
-        let mut taken = BTreeSet::new();
-        for f in b.foreign_within(arrived, left) {
-            let (from, to) = (f.0.max(arrived), f.1.min(left));
-            let share = shares(&[f], (arrived, left));
-            for (fingerprint, (calls, offsets)) in &self.calls {
-                let debt = owed.entry(fingerprint.clone()).or_default();
-                *debt += calls * share;
-                let mut candidates: Vec<usize> = k
-                    .call_range(from, to)
-                    .filter(|n| !taken.contains(n) && is(k, *n, fingerprint))
-                    .collect();
-                // The usual instants that lie within, were all of it as usual.
-                let instants = offsets.iter().map(|o| f.0.0 as f64 + o);
-                let mut instants = instants.filter(|at| *at >= from.0 as f64);
-                while *debt >= 0.5 && !candidates.is_empty() {
-                    let at = instants.next().unwrap_or(to.0 as f64);
-                    let gap = |n: &usize| (k.calls[*n].start.0 as f64 - at).abs();
-                    let best = (0..candidates.len())
-                        .min_by(|a, b| gap(&candidates[*a]).total_cmp(&gap(&candidates[*b])));
-                    taken.extend(best.map(|n| candidates.swap_remove(n)));
-                    *debt -= 1.0;
-                }
-            }
-        }
-        taken
-    }
-}
-
-fn is(k: &Knowledge, n: usize, fingerprint: &Fingerprint) -> bool {
-    let c = &k.calls[n];
-    c.peer == fingerprint.0 && c.text == fingerprint.1
-}
-
-/// Adds when the calls of one request of another client begin.
-fn pattern(k: &Knowledge, f: Stretch, starts: &mut BTreeMap<Fingerprint, Vec<Vec<f64>>>) {
-    let mut ordinal: BTreeMap<Fingerprint, usize> = BTreeMap::new();
-    for c in k.calls_within(f.0, f.1) {
-        let fingerprint = background::fingerprint(c);
-        let n = ordinal.entry(fingerprint.clone()).or_default();
-        let all = starts.entry(fingerprint).or_default();
-        if all.len() <= *n && all.len() < PATTERN {
-            all.push(vec![]);
-        }
-        if let Some(all) = all.get_mut(*n) {
-            all.push((c.start - f.0).0 as f64);
-        }
-        *n += 1;
     }
 }
 

@@ -10,8 +10,8 @@
 use crate::case::{CALL_EVIDENCE, Case, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, refuted, undecided};
-use crate::wording::{count, part, quote};
+use crate::rules::{Draft, blind, refuted};
+use crate::wording::{count, part, quote, things};
 use evidence::{Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,8 +67,7 @@ pub fn judge(case: &Case) -> Judgement {
         return Judgement::Silent;
     }
     if !case.sees_calls() {
-        let missing = "the commands sent to a cache, if there is one".into();
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return blind(case, ID, "the commands sent to a cache, if there is one");
     }
     let per: Vec<Vec<usize>> = case.requests.iter().map(|r| commands(case, r)).collect();
     let n = median(per.iter().map(|c| c.len() as f64));
@@ -80,9 +79,9 @@ pub fn judge(case: &Case) -> Judgement {
     let serial = median(trips.iter().map(|t| t.0 as f64));
     if serial < CHATTY {
         let why = format!(
-            "{} cache commands in {} round trips per request, {} of them in a row",
-            count(n),
-            count(median(trips.iter().map(|t| t.1 as f64))),
+            "{} in {} per request, {} of them in a row",
+            things(n, "cache command"),
+            things(median(trips.iter().map(|t| t.1 as f64)), "round trip"),
             count(serial)
         );
         return refuted(case, ID, why, CALL_EVIDENCE);

@@ -1,16 +1,18 @@
 //! `event-loop-blocked`: a long turn of the event loop during which nobody else is served.
 //!
-//! **Symptom.** In Node or asyncio one stretch of computing on the loop's thread takes 50 ms or
-//! more; every other request waits for it.
+//! **Symptom.** In Node or asyncio one stretch of computing on the loop's thread takes tens of
+//! milliseconds; every other request waits for it.
 //! **Cause.** Synchronous work in a handler: hashing, compression, JSON of megabytes, a loop.
-//! **Confirmed by** the length of the stretch on the serving thread, and by latency that grows
-//! with the requests in flight.
-//! **Refuted by** short turns, or a runtime that serves with many threads; then heavy computing is
-//! `cpu-hot-path`. When this rule holds, `cpu-hot-path` says nothing: it is the same computing.
+//! **Confirmed by** the length of the stretch on the serving thread, and by the order of answers
+//! to requests sent together: a blocked loop answers one after another (the first as fast as
+//! alone), a loop whose work yields answers all late.
+//! **Refuted by** short turns; by answers that come together, because the work yields; or by a
+//! runtime that serves with many threads. Heavy computing is then `cpu-hot-path`. When this rule
+//! holds, `cpu-hot-path` says nothing: it is the same computing.
 //! **Fix.** Make the work cheaper or keep its result; else move it off the loop.
-//! **Verify.** `perfwright investigate`: no turn above 50 ms; 8 in flight as fast as 1.
+//! **Verify.** `perfwright investigate`: no long turn; 8 in flight do not wait for each other.
 
-use crate::case::{Case, Request};
+use crate::case::Case;
 use crate::idioms::Remedy;
 use crate::profile;
 use crate::retime;
@@ -22,11 +24,17 @@ use evidence::{Arm, Consent, Experiment, ExperimentKind, Judgement, Risk, Severi
 pub const ID: &str = "event-loop-blocked";
 
 /// A turn that others notice for sure, milliseconds: half of what people take for immediate.
+/// Needed when no requests were sent together, because a thread that stays on the CPU may still
+/// yield between short turns.
 const TURN_MS: f64 = 50.0;
-/// A shorter turn counts when requests in flight are seen to wait for each other, milliseconds.
-const TURN_SEEN_MS: f64 = 25.0;
-/// Latency at 4 in flight against 1 that shows them waiting (4 is full serialisation).
-const WAITING: f64 = 2.5;
+/// A turn that counts when requests sent together are seen to be answered one after another.
+const TURN_SEEN_MS: f64 = 20.0;
+/// How evenly requests sent together are held up (0: one after another, 1: all alike) from which
+/// on the loop is taken to yield.
+const EVEN: f64 = 0.6;
+/// The last of a batch must be later than a request alone by this part of a turn, or nothing can
+/// be told.
+const HELD_UP: f64 = 0.5;
 
 /// Python libraries that serve from an event loop.
 const ASYNC: &[&str] = &[
@@ -54,46 +62,84 @@ pub fn is_event_loop(case: &Case) -> bool {
 
 /// The longest stretch of computing on a serving thread, median over requests, milliseconds.
 fn turn_ms(case: &Case) -> f64 {
-    let longest = |r: &Request| {
+    let longest = |at: usize| {
         let serving = |b: &cpu_hot_path::Burst| b.tid.is_none_or(|t| case.knowledge.serves(t));
-        let bursts = cpu_hot_path::bursts(case, r);
+        let bursts = cpu_hot_path::bursts(case, at);
         let longest = bursts.iter().filter(|b| serving(b)).map(|b| b.cpu_ns).max();
         longest.unwrap_or(0) as f64 / 1e6
     };
-    let all: Vec<f64> = case.requests.iter().map(longest).collect();
+    let all: Vec<f64> = (0..case.requests.len()).map(longest).collect();
     stats::median(&all).unwrap_or(0.0)
 }
 
-/// Median latency with `n` in flight against one.
-fn growth(case: &Case, n: u32) -> Option<f64> {
-    let arm = Arm::Concurrent { in_flight: n };
-    let many: Vec<f64> =
-        case.knowledge.exchanges_of(case.endpoint, &arm).map(|e| e.latency().as_ms()).collect();
-    let one = stats::median(&case.latencies_ms()).filter(|v| *v > 0.0)?;
-    Some(stats::median(&many)? / one)
+/// What became of requests sent together.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    in_flight: u32,
+    first_ms: f64,
+    last_ms: f64,
+    evenness: f64,
 }
 
-/// Whether the loop is blocked: a turn that is long in itself, or shorter and seen to hold others.
+/// The first requests of each step of the concurrency experiment start together. One after
+/// another, the first of them is as fast as alone; when the loop yields, all are late.
+fn batches(case: &Case, turn_ms: f64) -> Vec<Batch> {
+    let Some(one) = stats::median(&case.latencies_ms()) else { return Vec::new() };
+    let mut out = Vec::new();
+    for arm in case.knowledge.arms_of(case.endpoint) {
+        let Arm::Concurrent { in_flight } = arm else { continue };
+        let together: Vec<f64> = case
+            .knowledge
+            .exchanges_of(case.endpoint, &arm)
+            .take(in_flight as usize)
+            .map(|e| e.latency().as_ms())
+            .collect();
+        let first_ms = together.iter().copied().fold(f64::INFINITY, f64::min);
+        let last_ms = together.iter().copied().fold(0.0, f64::max);
+        if in_flight < 2 || together.len() < 2 || last_ms - one < HELD_UP * turn_ms {
+            continue;
+        }
+        let evenness = ((first_ms - one) / (last_ms - one)).clamp(0.0, 1.0);
+        out.push(Batch { in_flight, first_ms, last_ms, evenness });
+    }
+    out
+}
+
+/// Mean evenness over the batches; `None` without any.
+fn evenness(batches: &[Batch]) -> Option<f64> {
+    let all: Vec<f64> = batches.iter().map(|b| b.evenness).collect();
+    (!all.is_empty()).then(|| stats::mean(&all))
+}
+
+/// Whether the loop is blocked: requests sent together are answered one after another, or, where
+/// none were, a turn that is long in itself.
 pub fn holds(case: &Case) -> bool {
     if !is_event_loop(case) || !case.has_intervals() {
         return false;
     }
     let turn = turn_ms(case);
-    turn >= TURN_MS || (turn >= TURN_SEEN_MS && growth(case, 4).is_some_and(|g| g >= WAITING))
+    if turn < TURN_SEEN_MS {
+        return false;
+    }
+    match evenness(&batches(case, turn)) {
+        Some(even) => even < EVEN,
+        None => turn >= TURN_MS,
+    }
 }
 
-/// More requests in flight, where a turn is long enough to matter to others.
+/// Requests sent together, where a turn is long enough to matter to others.
 pub fn needs(case: &Case) -> Vec<Experiment> {
-    let done = growth(case, 4).is_some() || case.did(&ExperimentKind::Concurrency);
-    if done || !is_event_loop(case) || turn_ms(case) < TURN_SEEN_MS {
+    let turn = turn_ms(case);
+    let unclear = is_event_loop(case) && turn >= TURN_SEEN_MS && batches(case, turn).is_empty();
+    if !unclear || case.did(&ExperimentKind::Concurrency) {
         return Vec::new();
     }
     vec![Experiment {
         kind: ExperimentKind::Concurrency,
         endpoint: case.endpoint.to_string(),
-        purpose: format!("do other requests wait for the turn of {}?", time(turn_ms(case))),
+        purpose: format!("do other requests wait for the turn of {}?", time(turn)),
         cost_s: (case.mean_ms() * 60.0 / 1000.0).clamp(2.0, 10.0),
-        information: 0.3,
+        information: (turn / case.mean_ms().max(1e-9)).min(1.0) * 0.5,
         risk: Risk::Slows,
         consent: Consent::None,
     }]
@@ -106,7 +152,13 @@ pub fn judge(case: &Case) -> Judgement {
     }
     let turn = turn_ms(case);
     if !holds(case) {
-        let why = format!("the longest turn of the event loop takes {}", time(turn));
+        let why = match evenness(&batches(case, turn)) {
+            Some(even) if even >= EVEN && turn >= TURN_SEEN_MS => format!(
+                "the loop computes for {} but yields: requests sent together are answered together",
+                time(turn)
+            ),
+            _ => format!("the longest turn of the event loop takes {}", time(turn)),
+        };
         return refuted(case, ID, why, &["intervals", "threads"]);
     }
     let hot = profile::hot(case);
@@ -120,14 +172,19 @@ pub fn judge(case: &Case) -> Judgement {
         time(turn),
         cpu_hot_path::describe(case, hot.as_ref())
     );
-    let waits = growth(case, 4);
-    if let Some(g) = waits {
-        claim += &format!("; with 4 in flight each takes {g:.1} times as long");
+    let batches = batches(case, turn);
+    if let Some(b) = batches.last() {
+        claim += &format!(
+            "; of {} requests sent together the first is answered after {}, the last after {}",
+            b.in_flight,
+            time(b.first_ms),
+            time(b.last_ms)
+        );
     }
-    let confidence = match (&hot, waits) {
+    let confidence = match (&hot, evenness(&batches)) {
         (Some(_), _) => 0.95,
-        (None, Some(g)) if g >= WAITING => 0.93,
-        _ => 0.85,
+        (None, Some(_)) => 0.93,
+        (None, None) => 0.85,
     };
     let (fix, location) = cpu_hot_path::fix(case, hot, Remedy::OffLoop);
     Draft {

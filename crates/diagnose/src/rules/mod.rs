@@ -156,11 +156,19 @@ pub fn undecided(case: &Case, rule: &str, missing: String, command: String) -> J
     })
 }
 
-/// Groups of calls that a rule with a better remedy speaks for: loops over rows, statements
-/// repeated in vain. What is left may be slow in itself or worth running together.
-pub fn claimed(case: &Case) -> std::collections::BTreeSet<usize> {
-    let mut taken: std::collections::BTreeSet<usize> =
-        sql_n_plus_one::loops(case).into_iter().collect();
-    taken.extend(sql_repeated_statement::repeated(case));
-    taken
+/// Unexplained time below which calls that could not be seen have no room, as a share of latency.
+const NO_ROOM: f64 = 0.1;
+
+/// For rules about calls where none could be seen: refuted when everything is explained without
+/// them, undecided otherwise.
+pub fn blind(case: &Case, rule: &str, missing: &str) -> Judgement {
+    let ms = case.unexplained_ms();
+    if case.cpu_ms().is_some() && ms < NO_ROOM * case.mean_ms() {
+        let why = format!(
+            "calls could not be seen, but have no room: {} are unexplained",
+            crate::wording::part(ms, case.mean_ms())
+        );
+        return refuted(case, rule, why, &["intervals", "counters"]);
+    }
+    undecided(case, rule, missing.to_string(), format!("sudo {}", case.command("")))
 }

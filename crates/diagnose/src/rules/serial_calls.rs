@@ -12,7 +12,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, claimed, refuted, undecided};
+use crate::rules::{Draft, blind, refuted};
 use crate::statement::{self, Verb};
 use crate::wording::{count, part, quote, time};
 use evidence::{Call, Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
@@ -21,8 +21,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Rule id.
 pub const ID: &str = "serial-calls";
 
-/// Calls shorter than this are not worth the trouble of running them together, nanoseconds.
-const WORTH_NS: u64 = 2_000_000;
+/// Statements shorter than this are not worth the trouble of running them together, nanoseconds:
+/// each needs a connection of its own.
+const STATEMENT_NS: u64 = 2_000_000;
+/// The same for calls to other services, which code can fan out freely.
+const CALL_NS: u64 = 500_000;
 /// Saving below which nothing is said, milliseconds.
 const SAVING_MS: f64 = 5.0;
 /// Share of latency below which nothing is said.
@@ -39,14 +42,16 @@ fn series(case: &Case, request: &Request, at: usize, taken: &BTreeSet<usize>) ->
         }
         let shape = statement::read(&group.text);
         let safe = match group.kind {
-            Line::Database => !group.text_known || shape.verb == Verb::Select,
+            Line::Database => shape.verb == Verb::Select,
             _ => !["POST ", "PUT ", "PATCH ", "DELETE "].iter().any(|m| group.text.starts_with(m)),
         };
         if safe && !statement::is_session(&group.text) {
-            eligible.extend(&group.calls[at]);
+            let worth = if group.kind == Line::Database { STATEMENT_NS } else { CALL_NS };
+            let long = |c: &&usize| request.calls[**c].duration().0 >= worth;
+            eligible.extend(group.calls[at].iter().filter(long));
         }
     }
-    eligible.retain(|&c| request.calls[c].duration().0 >= WORTH_NS && alone(request, c));
+    eligible.retain(|&c| alone(request, c));
     eligible.sort_unstable_by_key(|&c| request.calls[c].start);
     let mut chain: Vec<usize> = Vec::new();
     for c in eligible {
@@ -65,7 +70,7 @@ fn alone(request: &Request, call: usize) -> bool {
     let overlaps = |(i, c): (usize, &&Call)| {
         i != call
             && c.operation == Operation::Execute
-            && c.duration().0 >= WORTH_NS
+            && c.duration().0 >= CALL_NS
             && c.start < this.end
             && c.end > this.start
     };
@@ -97,7 +102,7 @@ fn in_transaction(request: &Request, call: usize) -> bool {
 }
 
 fn edits(case: &Case) -> (Vec<Edit>, Vec<Vec<usize>>) {
-    let taken = claimed(case);
+    let taken = case.claimed();
     let chains: Vec<Vec<usize>> = case
         .requests
         .iter()
@@ -124,8 +129,7 @@ pub fn judge(case: &Case) -> Judgement {
         return Judgement::Silent;
     }
     if !case.sees_calls() {
-        let missing = "the calls to other services and the database, and their order".into();
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return blind(case, ID, "the calls to other services and the database, and their order");
     }
     let (edits, chains) = edits(case);
     let lengths: Vec<f64> = chains.iter().map(|c| c.len() as f64).collect();
@@ -146,12 +150,12 @@ pub fn judge(case: &Case) -> Judgement {
     };
     let (texts, seen_flow) = describe(request, chain);
     let claim = format!(
-        "{} are spent waiting for {} calls one after another that do not need each other ({}); \
-         together they would take as long as the slowest, {}",
-        part(cost_ms, case.mean_ms()),
+        "{} calls that do not need each other run one after another ({}); together they would \
+         take as long as the slowest, {}: that saves {}",
         count(n),
         texts,
-        time(longest_ms(case, &chains))
+        time(longest_ms(case, &chains)),
+        part(cost_ms, case.mean_ms())
     );
     let first = request.calls[chain[0]];
     let mut values = BTreeMap::new();

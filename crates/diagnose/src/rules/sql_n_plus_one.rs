@@ -15,12 +15,12 @@
 use crate::case::{CALL_EVIDENCE, Case, Group, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::Edit;
-use crate::rules::{Draft, refuted, undecided};
+use crate::rules::{Draft, blind, refuted, undecided};
 use crate::statement::{self, Shape, Verb};
-use crate::wording::{count, part, quote};
+use crate::wording::{count, part, quote, things};
 use evidence::{
-    Consent, Effort, Experiment, ExperimentKind, FixKind, Judgement, Line, Protocol, Risk,
-    Severity, ValueHash,
+    ColumnSketch, Consent, Effort, Experiment, ExperimentKind, FixKind, Judgement, Line, Protocol,
+    Risk, Severity, ValueHash,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,9 +29,12 @@ pub const ID: &str = "sql-n-plus-one";
 
 /// Executions that make a loop: two are a coincidence, three are a pattern.
 const LOOP: f64 = 3.0;
-/// Executions needed when the parameters are not visible: with nothing but a count, be as strict
-/// as span-based detectors are.
-const LOOP_UNSEEN: f64 = 5.0;
+/// Executions needed when nothing proves where the parameters come from: with little more than a
+/// count, be as strict as span-based detectors are.
+const LOOP_UNPROVEN: f64 = 5.0;
+/// Share of the request's statements that an unproven loop must have: a handler that happens to
+/// use a statement a few times among many others is no loop.
+const PREDOMINANT: f64 = 0.3;
 /// Fewer distinct parameter sets than this share of the executions is mostly repetition.
 const DISTINCT: f64 = 0.25;
 /// A short loop that costs little is not worth more than a remark.
@@ -40,6 +43,10 @@ const SHORT_LOOP: f64 = 5.0;
 const SHORT_LOOP_MS: f64 = 5.0;
 /// Share of child parameters that must come from one parent column.
 const FLOW: f64 = 0.8;
+/// Share of latency from which on calls of unknown content are worth a question.
+const HIDDEN_SHARE: f64 = 0.1;
+/// Values a column sketch holds at most.
+const SKETCH: usize = 256;
 /// Growth of the count per row that confirms, with room for rows that share a child.
 const SLOPE: std::ops::RangeInclusive<f64> = 0.8..=1.2;
 /// Time of one more row in a batched answer (index probe, transfer, decode) when it was not
@@ -56,16 +63,17 @@ struct Flow {
     param: usize,
 }
 
-/// Groups that are loops over rows, largest elapsed time first.
-pub fn loops(case: &Case) -> Vec<usize> {
-    let mut found: Vec<usize> =
-        (0..case.groups.len()).filter(|&g| is_loop(case, &case.groups[g])).collect();
+/// Groups that are loops over rows, largest elapsed time first. Called once, by the case.
+pub fn find(case: &Case) -> Vec<usize> {
+    let sql: f64 = case.groups.iter().filter(|g| g.kind == Line::Database).map(Group::count).sum();
+    let mut found: Vec<usize> = (0..case.groups.len()).filter(|&g| is_loop(case, g, sql)).collect();
     let elapsed = |g: &usize| case.groups[*g].elapsed_ms(&case.requests);
     found.sort_by(|a, b| elapsed(b).total_cmp(&elapsed(a)));
     found
 }
 
-fn is_loop(case: &Case, g: &Group) -> bool {
+fn is_loop(case: &Case, at: usize, statements: f64) -> bool {
+    let g = &case.groups[at];
     let n = g.count();
     if g.kind != Line::Database || n < LOOP || statement::is_session(&g.text) {
         return false;
@@ -73,16 +81,24 @@ fn is_loop(case: &Case, g: &Group) -> bool {
     if statement::read(&g.text).takes_list {
         return false;
     }
-    if !g.params_seen(&case.requests) {
-        return n >= LOOP_UNSEEN;
+    if g.params_seen(&case.requests) {
+        let distinct = g.distinct_params(&case.requests);
+        if distinct < LOOP || distinct < DISTINCT * n {
+            return false;
+        }
     }
-    let distinct = g.distinct_params(&case.requests);
-    distinct >= LOOP && distinct >= DISTINCT * n
+    // Calls of which only the intervals are seen may be as many different statements.
+    let unproven = !g.opaque && n >= LOOP_UNPROVEN && n >= PREDOMINANT * statements;
+    unproven
+        || flow(case, at).is_some()
+        || slope(case, at, None).is_some_and(|s| SLOPE.contains(&s.0))
 }
 
 /// See the module.
 pub fn needs(case: &Case) -> Vec<Experiment> {
-    let Some(&first) = loops(case).first() else { return Vec::new() };
+    let Some(first) = case.loops().first().copied().or_else(|| hidden(case)) else {
+        return Vec::new();
+    };
     let group = &case.groups[first];
     let has_size = case
         .knowledge
@@ -113,11 +129,11 @@ pub fn judge(case: &Case) -> Judgement {
     if case.requests.is_empty() {
         return Judgement::Silent;
     }
-    let found = loops(case);
+    let found = case.loops();
     let Some(&child) = found.first() else {
         return innocent(case, &sql);
     };
-    let edits: Vec<Edit> = edits(case, &found);
+    let edits = edits(case, found);
     let cost_ms = crate::retime::cost_ms(case, &edits);
     let group = &case.groups[child];
     let shape = statement::read(&group.text);
@@ -128,7 +144,7 @@ pub fn judge(case: &Case) -> Judgement {
     Draft {
         rule: ID,
         confidence: confidence(seen, flow.as_ref(), slope),
-        claim: claim(case, &found, cost_ms, flow.as_ref(), slope),
+        claim: claim(case, found, cost_ms, flow.as_ref(), slope),
         kinds: CALL_EVIDENCE.to_vec(),
         location: group.issued_at(&case.requests),
         fix: fix(case, group, &shape, flow.as_ref()),
@@ -138,21 +154,39 @@ pub fn judge(case: &Case) -> Judgement {
     .finding(case)
 }
 
+/// A database peer with many calls of which only the intervals are seen.
+fn hidden(case: &Case) -> Option<usize> {
+    let fits = |g: &usize| {
+        let group = &case.groups[*g];
+        let weighs = group.elapsed_ms(&case.requests) >= HIDDEN_SHARE * case.mean_ms();
+        group.kind == Line::Database && group.opaque && group.count() >= LOOP_UNPROVEN && weighs
+    };
+    (0..case.groups.len()).find(fits)
+}
+
 fn innocent(case: &Case, sql: &[&Group]) -> Judgement {
     if sql.is_empty() && !case.sees_calls() {
-        return undecided(
-            case,
-            ID,
-            "the statements of a request: no database traffic could be seen".into(),
-            format!("sudo {}", case.command("")),
+        return blind(case, ID, "the statements of a request: no database traffic could be seen");
+    }
+    if let Some(g) = hidden(case) {
+        let group = &case.groups[g];
+        let missing = format!(
+            "what {} to {} are: only their intervals are visible (`{}`), {} in all; one statement \
+             repeated per row would grow with the page, and is seen in clear when the service is \
+             started behind the proxy",
+            things(group.count(), "round trip"),
+            group.peer,
+            group.text,
+            part(group.elapsed_ms(&case.requests), case.mean_ms())
         );
+        return undecided(case, ID, missing, case.command("-- COMMAND-THAT-STARTS-THE-SERVICE"));
     }
     let most = sql.iter().map(|g| g.count()).fold(0.0, f64::max);
     let total: f64 = sql.iter().map(|g| g.count()).sum();
     let why = format!(
-        "{} SQL statements per request, none more than {} times with other parameters",
-        count(total),
-        count(most.clamp(1.0, LOOP - 1.0))
+        "{} per request, the most frequent runs {}, none in a loop over rows",
+        things(total, "SQL statement"),
+        things(most, "time")
     );
     let why = if total < 0.5 { "no SQL statement per request".into() } else { why };
     refuted(case, ID, why, CALL_EVIDENCE)
@@ -209,24 +243,23 @@ fn varying_param(case: &Case, g: &Group) -> Option<usize> {
 fn flow(case: &Case, child: usize) -> Option<Flow> {
     let group = &case.groups[child];
     let param = varying_param(case, group)?;
-    let mut covered: BTreeMap<(usize, &str), (f64, usize, usize)> = BTreeMap::new();
+    let mut covered: BTreeMap<(usize, &str), (f64, usize)> = BTreeMap::new();
     let mut judged = 0usize;
     for (r, request) in case.requests.iter().enumerate() {
         let children = &group.calls[r];
         let Some(&first) = children.first() else { continue };
         judged += 1;
-        let wanted: BTreeSet<ValueHash> =
+        let mut wanted: Vec<ValueHash> =
             children.iter().filter_map(|&c| request.calls[c].params.get(param).copied()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
         for (p, parent) in case.groups.iter().enumerate().filter(|(p, _)| *p != child) {
             let before = |c: &&usize| request.calls[**c].end <= request.calls[first].start;
             for &c in parent.calls[r].iter().filter(before).take(1) {
                 for column in &request.calls[c].columns {
-                    let values: BTreeSet<ValueHash> = column.values.iter().copied().collect();
-                    let hit = wanted.intersection(&values).count() as f64;
                     let entry = covered.entry((p, column.name.as_str())).or_default();
-                    entry.0 += hit / wanted.len().max(1) as f64;
-                    entry.1 += values.len();
-                    entry.2 += 1;
+                    entry.0 += cover(&wanted, column);
+                    entry.1 += column.values.len();
                 }
             }
         }
@@ -243,10 +276,20 @@ fn flow(case: &Case, child: usize) -> Option<Flow> {
     };
     covered
         .into_iter()
-        .map(|((p, column), (sum, values, _))| (sum / judged.max(1) as f64, p, column, values))
+        .map(|((p, column), (sum, values))| (sum / judged.max(1) as f64, p, column, values))
         .filter(|(share, ..)| *share >= FLOW)
         .min_by_key(|(_, p, column, values)| (!named(*p, column), *values, *p))
         .map(|(share, parent, column, _)| Flow { parent, column: column.to_string(), share, param })
+}
+
+/// Share of the wanted values (sorted) that a column holds. A full sketch left values out, so it is
+/// asked for no more than it can show.
+fn cover(wanted: &[ValueHash], column: &ColumnSketch) -> f64 {
+    let found = |v: &&ValueHash| wanted.binary_search(v).is_ok();
+    let hits = column.values.iter().filter(found).count() as f64;
+    let full = column.values.len() >= SKETCH;
+    let most = if full { wanted.len().min(SKETCH) } else { wanted.len() };
+    (hits / most.max(1) as f64).min(1.0)
 }
 
 /// Growth of the executions per row: by the parent's rows where they are known, else by the size

@@ -11,9 +11,9 @@
 use crate::case::{CALL_EVIDENCE, Case, Group};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, refuted, sql_n_plus_one, undecided};
+use crate::rules::{Draft, blind, refuted, undecided};
 use crate::statement;
-use crate::wording::{count, part, quote};
+use crate::wording::{count, part, quote, things};
 use evidence::{Effort, Experiment, FixKind, Judgement, Line, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,9 +29,9 @@ const REMARK_MS: f64 = 3.0;
 /// See [`REMARK_MS`].
 const FEW: f64 = 4.0;
 
-/// Groups that repeat themselves and are not loops over rows.
-pub fn repeated(case: &Case) -> Vec<usize> {
-    let loops = sql_n_plus_one::loops(case);
+/// Groups that repeat themselves and are not loops over rows. Called once, by the case.
+pub fn find(case: &Case) -> Vec<usize> {
+    let loops = case.loops();
     let holds = |g: &usize| {
         let group = &case.groups[*g];
         if group.kind != Line::Database || loops.contains(g) || statement::is_session(&group.text) {
@@ -57,7 +57,7 @@ pub fn judge(case: &Case) -> Judgement {
     if case.requests.is_empty() {
         return Judgement::Silent;
     }
-    let found = repeated(case);
+    let found = case.repeated().to_vec();
     let cost = |g: &usize| retime::cost_ms(case, &edits(case, &[*g]));
     let Some(&worst) = found.iter().max_by(|a, b| cost(a).total_cmp(&cost(b))) else {
         return innocent(case);
@@ -86,20 +86,19 @@ pub fn judge(case: &Case) -> Judgement {
 fn innocent(case: &Case) -> Judgement {
     let sql: Vec<&Group> = case.groups.iter().filter(|g| g.kind == Line::Database).collect();
     if !case.sees_calls() {
-        let missing = "the statements of a request and their parameters".into();
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return blind(case, ID, "the statements of a request and their parameters");
     }
     let unseen = sql.iter().find(|g| {
         g.count() >= 3.0
             && !g.params_seen(&case.requests)
-            && !sql_n_plus_one::loops(case).iter().any(|&l| case.groups[l].text == g.text)
+            && !case.loops().iter().any(|&l| case.groups[l].text == g.text)
     });
     if let Some(g) = unseen {
         let missing = format!("the parameters of `{}`: they were not visible", quote(&g.text));
         return undecided(case, ID, missing, format!("sudo {}", case.command("")));
     }
     let total: f64 = sql.iter().map(|g| g.count()).sum();
-    let why = format!("{} SQL statements per request, none repeated in vain", count(total));
+    let why = format!("{} per request, none repeated in vain", things(total, "SQL statement"));
     refuted(case, ID, why, CALL_EVIDENCE)
 }
 

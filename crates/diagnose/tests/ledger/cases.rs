@@ -214,7 +214,7 @@ fn told(scene: &Scene) -> String {
     let k = scene.knowledge();
     let report = diagnose::assemble::report(&k, vec![], vec![], vec![], vec![]);
     let e = &report.endpoints[0];
-    let mut out = format!("{}\n", e.headline);
+    let mut out = wrapped(&e.headline);
     for d in &e.demand {
         writeln!(out, "{} {} {}", d.resource, d.per_request, d.unit).unwrap();
     }
@@ -229,6 +229,22 @@ fn told(scene: &Scene) -> String {
         writeln!(out, "warning: {w}").unwrap();
     }
     out
+}
+
+/// Lines of at most 80 characters.
+fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for word in text.split(' ') {
+        width += word.len() + 1;
+        if width > 80 {
+            out.push('\n');
+            width = word.len() + 1;
+        }
+        out.push_str(word);
+        out.push(' ');
+    }
+    out.trim_end().replace(" \n", "\n") + "\n"
 }
 
 struct WaterfallBarText(String);
@@ -252,7 +268,8 @@ fn a_page_of_many_statements_is_told_in_one_sentence() {
     }
     s.counter(w, 250_000);
     assert_snapshot!(told(&s), @"
-    3.02 s: 2.42 s are 101 SQL statements, 100 of them alike; 396 ms is not explained yet.
+    3.02 s: 2.42 s are 101 SQL statements, 100 of them alike; 396 ms is not
+    explained yet.
     cpu:service 250 ms
     runnable:service 0 ms
     disk-read 0 bytes
@@ -269,7 +286,7 @@ fn a_page_of_many_statements_is_told_in_one_sentence() {
     100+24 database SELECT orders
     130+2598 database 100 × SELECT customer
     2730+289.95 unattributed 
-    warning: GET /orders: only 1 successful requests; intervals say little
+    warning: GET /orders: only 1 successful request; intervals say little
     ");
 }
 
@@ -283,7 +300,8 @@ fn a_chain_of_fast_calls_is_named_by_its_span() {
         s.cpu(MAIN, at + 18, at + 58);
     }
     assert_snapshot!(told(&s), @"
-    3.30 ms: 2.86 ms pass from the first to the last of 50 cache commands, all alike (0.90 ms of it in them, the rest between them).
+    3.30 ms: 2.86 ms pass from the first to the last of 50 cache commands, all
+    alike (0.90 ms of it in them, the rest between them).
     cache-commands 50 count
     round-trips:redis peer 50 count
     bytes:redis peer 1500 bytes
@@ -294,7 +312,7 @@ fn a_chain_of_fast_calls_is_named_by_its_span() {
     3.06+0.04 cpu 
     3.1+0.15 unattributed 
     3.25+0.05 receive 
-    warning: GET /orders: only 1 successful requests; intervals say little
+    warning: GET /orders: only 1 successful request; intervals say little
     ");
 }
 
@@ -305,10 +323,11 @@ fn at_level_0_the_sentence_says_what_is_not_known() {
     s.exchange(w, 0, 10_000);
     s.exchanges[0].server_timing = Some("db;dur=53".into());
     assert_snapshot!(told(&s), @"
-    10.0 ms: 9.96 ms is not explained yet, because nothing inside the service could be observed; the service itself says: db;dur=53.
+    10.0 ms: 9.96 ms is not explained yet, because nothing inside the service could
+    be observed; the service itself says: db;dur=53.
     -- typical 10 ms
     0.02+9.96 unattributed 
-    warning: GET /orders: only 1 successful requests; intervals say little
+    warning: GET /orders: only 1 successful request; intervals say little
     ");
 }
 

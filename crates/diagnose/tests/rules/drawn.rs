@@ -1,7 +1,7 @@
 //! Drawn cases: faults with sizes nobody chose, and healthy services. The right rule first in at
 //! least 90 %, nothing above `info` on healthy ones, predictions within 20 % in at least 80 %.
 
-use crate::sim::{Op, Query, Setup, record};
+use crate::sim::{Op, Query, Setup, Together, record};
 use diagnose::{Knowledge, judge_all};
 use evidence::{Finding, Severity};
 use stats::Rng;
@@ -24,30 +24,52 @@ fn whole(rng: &mut Rng, low: u64, high: u64) -> u64 {
     low + rng.below(high - low + 1)
 }
 
-/// Harmless work of about `ms` beside the fault.
-fn filler(rng: &mut Rng, ms: f64) -> Vec<Op> {
-    let mut left = ms;
-    let mut ops = vec![Op::Query(Query::new("select name from shops where id = $1", 1, 0.25))];
-    left -= 0.25;
-    if left > 1.0 {
-        let cpu = left.min(between(rng, 0.5, 4.0));
-        ops.push(Op::Cpu(cpu));
-        left -= cpu;
-    }
-    if left > 1.0 {
-        // The rest waits in parallel for peers that take equally long.
-        ops.push(Op::Parallel(vec![
-            Op::Http("GET /prices".into(), left),
-            Op::Http("GET /stock".into(), left * between(rng, 0.85, 1.0)),
-        ]));
+/// Harmless work of about `budget` ms, no piece of which could save more than 0.7 of the fault.
+fn filler(rng: &mut Rng, mut budget: f64, fault: f64, without: &[&str]) -> Vec<Op> {
+    let mut kinds = vec!["varied", "cpu", "http", "redis"];
+    kinds.retain(|k| !without.contains(k));
+    rng.shuffle(&mut kinds);
+    let mut ops = Vec::new();
+    for kind in kinds {
+        if budget < 0.3 {
+            break;
+        }
+        let wanted = budget.min(0.7 * fault);
+        match kind {
+            "cpu" => {
+                let ms = wanted.clamp(0.3, 40.0);
+                ops.push(Op::Cpu(ms));
+                budget -= ms;
+            }
+            "http" => {
+                let ms = wanted.clamp(1.0, 40.0);
+                let n = whole(rng, 2, 4);
+                let calls = (0..n).map(|i| Op::Http(format!("GET /filler/{i}"), ms)).collect();
+                ops.push(Op::Parallel(calls));
+                budget -= ms;
+            }
+            "redis" => ops.push(Op::Cache("GET filler:?", 1)),
+            _ => {
+                for i in 0..(wanted / 0.4).round().clamp(1.0, 6.0) as u64 {
+                    let text = format!("select f{i} from fillers where id = $1");
+                    ops.push(Op::Query(Query::new(&text, 1, 0.2)));
+                    budget -= 0.4;
+                }
+            }
+        }
     }
     ops
 }
 
-/// Operations that wait so that a fault of `ms` has its drawn share of the whole.
-fn beside(rng: &mut Rng, ms: f64) -> Vec<Op> {
+/// Work beside a fault of `ms`, which then has a drawn share of the whole.
+fn beside(rng: &mut Rng, ms: f64, rule: &str) -> Vec<Op> {
     let share = between(rng, 0.2, 0.9);
-    filler(rng, (ms * (1.0 - share) / share).max(0.3))
+    let without: &[&str] = match rule {
+        "serial-calls" | "slow-dependency" => &["http"],
+        "cpu-hot-path" | "event-loop-blocked" => &["cpu"],
+        _ => &[],
+    };
+    filler(rng, ms * (1.0 - share) / share, ms, without)
 }
 
 fn parent(rows: u64) -> Op {
@@ -102,17 +124,19 @@ fn draw(rule: &'static str, rng: &mut Rng) -> Drawn {
             (vec![Op::Http("GET /supplier".into(), ms)], vec![], ms)
         }
         "cpu-hot-path" => {
+            let ms = between(rng, 20.0, 150.0);
             if runtime == "node" {
-                let ms = between(rng, 12.0, 22.0);
-                (vec![Op::Cpu(ms)], vec![], ms)
-            } else {
-                let ms = between(rng, 12.0, 80.0);
-                (vec![Op::Cpu(ms)], vec![], ms)
+                // In slices: the thread stays on the CPU, the loop turns.
+                setup.together = Some(Together { yields: true, turn_ms: ms });
             }
+            (vec![Op::Cpu(ms)], vec![], ms)
         }
         "event-loop-blocked" => {
             setup = Setup { driver_ms: setup.driver_ms, ..Setup::new("node") };
-            let ms = between(rng, 65.0, 200.0);
+            let ms = between(rng, 60.0, 250.0);
+            if rng.below(2) == 0 {
+                setup.together = Some(Together { yields: false, turn_ms: ms });
+            }
             (vec![Op::Cpu(ms)], vec![], ms)
         }
         "timer-wait" => {
@@ -128,7 +152,7 @@ fn draw(rule: &'static str, rng: &mut Rng) -> Drawn {
         }
         other => panic!("{other}"),
     };
-    let around = beside(rng, cost);
+    let around = beside(rng, cost, rule);
     let mut plan = around.clone();
     plan.extend(fault);
     let mut without = around;
@@ -211,10 +235,14 @@ fn healthy_services_get_nothing_above_info() {
         let mut setup = Setup::new(RUNTIMES[rng.below(3) as usize]);
         setup.driver_ms = between(&mut rng, 0.03, 0.4);
         let mut plan = Vec::new();
-        for i in 0..whole(&mut rng, 1, 12) {
-            let text = format!("select a{i}, b from table_{i} where id = $1");
+        // Sixteen texts; a longer page uses them again with other parameters.
+        for i in 0..whole(&mut rng, 1, 60) {
+            let text = format!("select a{i}, b from table_{i} where id = $1", i = i % 16);
             let (rows, ms) = (whole(&mut rng, 1, 20), between(&mut rng, 0.1, 1.2));
-            plan.push(Op::Query(Query::new(&text, rows, ms)));
+            let mut q = Query::new(&text, rows, ms);
+            q.param = Some(1_000 + rng.below(300_000));
+            q.column = Some("id");
+            plan.push(Op::Query(q));
         }
         if rng.below(2) == 0 {
             plan.push(Op::Cpu(between(&mut rng, 0.5, 5.5)));

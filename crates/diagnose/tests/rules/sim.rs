@@ -2,10 +2,10 @@
 //! senses would have recorded. Deterministic for a seed; no clock, no I/O.
 
 use evidence::{
-    Arm, BlockReason, Call, CallSource, ColumnSketch, Endpoint, Evidence, EvidenceBody, EvidenceId,
-    Exchange, Level, Listener, Nanos, Operation, Peer, Phases, ProcessCounters, ProcessInfo,
-    ProcessRole, Protocol, RequestTemplate, RunInfo, Runtime, SCHEMA_VERSION, Service, Target,
-    ThreadInfo, ThreadInterval, ThreadState, Window, Workload,
+    Arm, BlockReason, Call, CallSource, ColumnSketch, Coverage, Endpoint, Evidence, EvidenceBody,
+    EvidenceId, Exchange, Level, Listener, Nanos, Operation, Peer, Phases, ProcessCounters,
+    ProcessInfo, ProcessRole, Protocol, RequestTemplate, RunInfo, Runtime, SCHEMA_VERSION, Service,
+    Target, ThreadInfo, ThreadInterval, ThreadState, Window, Workload,
 };
 use stats::Rng;
 
@@ -61,6 +61,15 @@ pub struct Setup {
     pub see_calls: bool,
     pub see_threads: bool,
     pub size_parameter: bool,
+    /// Requests sent together: answered one after another, or (yielding) all late.
+    pub together: Option<Together>,
+}
+
+/// How requests sent together are answered, for a stretch of computing of `turn_ms`.
+#[derive(Clone, Copy)]
+pub struct Together {
+    pub yields: bool,
+    pub turn_ms: f64,
 }
 
 impl Setup {
@@ -80,6 +89,7 @@ impl Setup {
             see_calls: true,
             see_threads: true,
             size_parameter: false,
+            together: None,
         }
     }
 }
@@ -116,6 +126,9 @@ pub fn record(setup: &Setup, plan: &[Op], seed: u64) -> (RunInfo, Vec<Evidence>)
         for _ in 0..4 {
             sim.request(&sized, Arm::Sized { size });
         }
+    }
+    if let Some(t) = setup.together {
+        sim.together(t);
     }
     sim.traced = true;
     for _ in 0..setup.traced {
@@ -206,6 +219,33 @@ impl Sim {
         });
         self.now += 20_000_000;
         self.close(opened, arm, true, self.cpu_ns - before);
+    }
+
+    /// Steps of the concurrency experiment, exchanges only.
+    fn together(&mut self, t: Together) {
+        let alone: Vec<f64> = self.exchanges.iter().map(|e| e.latency().as_ms()).collect();
+        let alone = stats::median(&alone).expect("requests before");
+        for in_flight in [2u32, 4, 8] {
+            self.window += 1;
+            let opened = self.now;
+            for n in 0..2 * in_flight {
+                let turns = if t.yields { in_flight } else { (n + 1).min(in_flight) };
+                let ns = self.about(alone + t.turn_ms * f64::from(turns - 1));
+                let start = opened + u64::from(n / in_flight) * 4_000_000_000 + u64::from(n) * 1000;
+                let mut e = self.exchanges[0].clone();
+                e.window = self.window;
+                e.phases = Phases {
+                    start: Nanos(start),
+                    sent: Nanos(start),
+                    first_byte: Nanos(start + ns),
+                    end: Nanos(start + ns),
+                    ..Phases::default()
+                };
+                self.exchanges.push(e);
+            }
+            self.now += 10_000_000_000;
+            self.close(opened, Arm::Concurrent { in_flight }, true, 0);
+        }
     }
 
     fn idle(&mut self) {
@@ -302,6 +342,9 @@ impl Sim {
         let ns = self.about(q.ms);
         let params = if statement_has_param(&q.text) { vec![param] } else { vec![] };
         let mut call = self.call(self.setup.protocol, &q.text, params, ns);
+        if self.setup.protocol == Protocol::Tls {
+            return call;
+        }
         call.rows = Some(q.rows);
         if let Some(column) = q.column {
             let values = (1..=q.rows.min(256)).collect();
@@ -318,13 +361,16 @@ impl Sim {
         let half = self.about(self.setup.driver_ms / 2.0);
         self.cpu(half);
         self.batch += 1;
+        // Behind encryption: peer, bytes and intervals only.
+        let hidden = protocol == Protocol::Tls;
+        let (text, params) = if hidden { ("tls 5432", vec![]) } else { (text, params) };
         Call {
             peer: peer(protocol).name,
             protocol,
             operation: Operation::Execute,
             source: CallSource::Wire,
             text: text.into(),
-            text_known: true,
+            text_known: !hidden,
             params,
             rows: None,
             bytes_sent: 100,
@@ -389,6 +435,7 @@ impl Sim {
             EvidenceBody::Exchanges(self.exchanges),
         ];
         if s.see_calls {
+            bodies.push(EvidenceBody::Coverage(vec![Coverage::ok("packet-capture")]));
             bodies.push(EvidenceBody::Calls(self.calls));
         }
         if s.see_threads {
@@ -425,7 +472,7 @@ fn peer(protocol: Protocol) -> Peer {
         name: format!("{word} 127.0.0.1:{port}"),
         address: "127.0.0.1".into(),
         port,
-        protocol,
+        protocol: if protocol == Protocol::Tls { Protocol::Postgres } else { protocol },
         connections: 1,
         process: None,
     }

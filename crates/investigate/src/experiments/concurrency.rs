@@ -1,8 +1,8 @@
 //! Concurrency: 1, 2, 4, 8 in flight. A plateau is a pool or worker limit.
 
+use crate::Config;
 use crate::Error;
 use crate::run::Run;
-use crate::Config;
 use crate::senses::BODY_LIMIT;
 use evidence::{Arm, Endpoint, Nanos};
 use std::time::Duration;

@@ -10,12 +10,12 @@ use crate::{Config, Error, Stop, checkout, plan};
 use evidence::{Coverage, EvidenceBody, Level, RunInfo, SCHEMA_VERSION, Service, Target};
 use load::breaker::BreakerState;
 use load::{Breaker, Request};
-use observe::{ObserveError, Observer};
-use observe::launch::{LaunchOptions, Launched};
+use observe::launch::{LaunchError, Launched};
 use observe::spans::SpanReceiver;
 use observe::stream::Pass;
-use std::path::{Path, PathBuf};
+use observe::{ObserveError, Observer};
 use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use store::RunFolder;
 
@@ -138,17 +138,16 @@ fn launch(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
         environment.extend(observe::spans::otel_environment(&spans.endpoint_url(), "service"));
     }
     let started = Instant::now();
-    let options = LaunchOptions {
-        argv: launch.argv.clone(),
-        directory: launch.directory.clone(),
-        environment,
-        log: run.recorder.folder().raw("service.log")?,
-        address: (first.host.clone(), first.port),
-        ready_within: launch.ready_within,
-        stop: run.stop.flag(),
-    };
-    let launched = Launched::start(&options).map_err(|e| Error::Launch(e.to_string()))?;
+    let log = run.recorder.folder().raw("service.log")?;
+    let failed = |e: LaunchError| Error::Launch(e.to_string());
+    let launched = Launched::start(&launch.argv, &environment, Some(&launch.directory), &log)
+        .map_err(failed)?;
+    let address = Some((first.host.as_str(), first.port));
+    let stop = run.stop;
+    let ready = launched.wait_ready(address, launch.ready_within, &|| stop.requested());
+    // Owned from here on, so that it is ended also when it did not become ready.
     run.senses.launched = Some(launched);
+    ready.map_err(failed)?;
     (run.events)(Event::Ready { seconds: started.elapsed().as_secs_f64() });
     Ok(())
 }

@@ -36,13 +36,8 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                 continue;
             }
             let request = super::request(endpoint, variant, None)?;
-            let (exchange, _) = run.senses.drive(
-                &mut run.recorder,
-                &endpoint.name,
-                &Arm::Warm,
-                &request,
-                false,
-            )?;
+            let (exchange, _) =
+                run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Warm, &request, false)?;
             variant += 1;
             if exchange.failure.is_none() {
                 latency = exchange.latency();

@@ -101,6 +101,32 @@ fn cancel_ends_a_run() {
 }
 
 #[test]
+fn cancel_is_heeded_while_an_accept_queue_is_full() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let short = Duration::from_millis(100);
+    let fill = || std::net::TcpStream::connect_timeout(&address, short);
+    let queued: Vec<_> = std::iter::from_fn(|| fill().ok()).take(8).collect();
+    let url = format!("http://{address}/");
+    let template = crate::server::template("GET", &url, &[], b"");
+    let request = load::render(&template, 0, &[]).unwrap();
+    let config = config(2, 15_000);
+    let cancel = config.cancel.clone();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            cancel.store(true, Ordering::Relaxed);
+        });
+        run(&[request], &config, &Breaker::standard(None));
+    });
+    assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
+    drop(queued);
+}
+
+#[test]
 fn no_requests_is_no_run() {
     assert_eq!(run(&[], &config(4, 1000), &Breaker::standard(None)).finished, 0);
 }

@@ -89,6 +89,45 @@ fn login_by_token() {
     assert_eq!(exchange.failure, Some(Failure::LoginRequired), "a given header wins");
 }
 
+/// A form as Django serves it: refuses without its token and cookie, and shows itself again when
+/// the password is wrong.
+fn guarded_form() -> Server {
+    Server::start(|request, _| {
+        let page = "<form><input type=hidden name=csrfmiddlewaretoken value=t0k>\
+                    <input name=user><input type=password name=pass></form>";
+        let html = format!("content-type: text/html\r\ncontent-length: {}\r\n", page.len());
+        let shown = format!("HTTP/1.1 200 OK\r\nset-cookie: csrftoken=c\r\n{html}\r\n{page}");
+        let guarded = request.contains("cookie: csrftoken=c\r\n")
+            && request.contains("csrfmiddlewaretoken=t0k");
+        if request.starts_with("GET") {
+            return vec![send(&shown)];
+        }
+        if !guarded {
+            return vec![send("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")];
+        }
+        if !request.contains("pass=b%26c") {
+            return vec![send(&shown)];
+        }
+        let good = "HTTP/1.1 302 Found\r\nlocation: /home\r\nset-cookie: sid=1; Path=/\r\n\
+                    content-length: 0\r\n\r\n";
+        vec![send(good)]
+    })
+}
+
+#[test]
+fn login_by_a_form_with_a_token_against_forgery() {
+    let server = guarded_form();
+    let url = format!("http://127.0.0.1:{}/accounts/login/", server.port);
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let session = login(&template("POST", &url, &form, b"user=a&pass=b%26c"), 1).unwrap();
+    assert_eq!(session.jar().len(), 2);
+    let error = login(&template("POST", &url, &form, b"user=a&pass=no"), 1).unwrap_err();
+    assert!(matches!(error, LoginError::AsksAgain { .. }), "{error}");
+    let json = [("Content-Type", "application/json")];
+    let error = login(&template("POST", &url, &json, b"{}"), 1).unwrap_err();
+    assert!(matches!(error, LoginError::Refused { status: 403, .. }), "{error}");
+}
+
 #[test]
 fn login_without_a_gift() {
     let server = Server::start(|_, _| vec![send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")]);

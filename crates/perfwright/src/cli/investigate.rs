@@ -147,10 +147,16 @@ pub(super) fn conduct(
     let outcome = ::investigate::investigate(config, &stop, &mut |event| tell(&event, printer))?;
     runs::save(&outcome.folder, &outcome.report)?;
     printer.data(&runs::render(&outcome.report, format, printer))?;
+    if let Some(e) = &outcome.failed {
+        printer.error(&e.to_string(), e.hint());
+    }
     Ok(status(&outcome, fail_on))
 }
 
 fn status(outcome: &Outcome, fail_on: Option<Severity>) -> ExitStatus {
+    if let Some(e) = &outcome.failed {
+        return if e.is_target_failure() { ExitStatus::Target } else { ExitStatus::Inconclusive };
+    }
     let worst = outcome.report.findings.iter().map(|f| f.severity).max();
     match (fail_on, worst) {
         (Some(limit), Some(worst)) if worst >= limit => ExitStatus::Finding,
@@ -206,7 +212,7 @@ fn config(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<Co
         objectives: args.objective,
         root: root(global),
         seed: args.seed.unwrap_or(clock.as_nanos() as u64),
-        command: formats::redact_command_line(std::env::args()),
+        command: evidence::redacted_command(&std::env::args().collect::<Vec<_>>()),
         tool_version: env!("CARGO_PKG_VERSION").into(),
         proxy: args.proxy,
         otlp_port: args.otlp_port,
@@ -234,15 +240,16 @@ pub(super) fn tell(event: &Event, printer: Printer) {
         }
         Event::Sentence { text, seconds, endpoint } => {
             clear(printer);
-            printer.talk(&format!("[{seconds:5.1} s] {endpoint}: {text}"));
+            printer.talk(&format!("[{seconds:5.1} s] {}: {text}", short(endpoint)));
         }
         Event::Experiment(experiment) => {
             let name = report::experiment_word(&experiment.kind);
-            printer.detail(&format!("{name} {}: {}", experiment.endpoint, experiment.purpose));
+            let endpoint = short(&experiment.endpoint);
+            printer.detail(&format!("{name} {endpoint}: {}", experiment.purpose));
         }
         Event::Progress { endpoint, done } => {
             if printer.is_live() {
-                printer.live(&format!("  {endpoint}: {done} requests"));
+                printer.live(&format!("  {}: {done} requests", short(endpoint)));
             }
         }
         Event::Warning { message, hint } => {
@@ -250,6 +257,11 @@ pub(super) fn tell(event: &Event, printer: Printer) {
             printer.warning(message, hint);
         }
     }
+}
+
+/// An endpoint's name as a label of talk.
+fn short(endpoint: &str) -> String {
+    report::cut(endpoint, 48)
 }
 
 fn clear(printer: Printer) {

@@ -130,7 +130,7 @@ fn run(cli: Cli, printer: Printer) -> Result<ExitStatus> {
 
 /// The folder that holds `runs/`.
 fn root(global: &Global) -> PathBuf {
-    global.out.clone().unwrap_or_else(|| PathBuf::from(".perfwright"))
+    global.out.clone().unwrap_or_else(|| PathBuf::from(".perfwright")).join("runs")
 }
 
 fn hint_of(error: &anyhow::Error) -> String {

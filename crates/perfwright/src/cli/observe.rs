@@ -4,6 +4,7 @@ use super::exit::ExitStatus;
 use super::printer::Printer;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use std::net::ToSocketAddrs;
 
 #[derive(Args)]
 pub(super) struct ObserveArgs {
@@ -18,12 +19,22 @@ pub(super) struct ObserveArgs {
 
 pub(super) fn run(args: &ObserveArgs, printer: Printer) -> Result<ExitStatus> {
     match &args.listen {
-        None => observe::serve::serve(&mut std::io::stdin().lock(), &mut std::io::stdout())?,
+        None => observe::serve(std::io::stdin().lock(), std::io::stdout().lock())?,
         Some(address) => {
             let token = args.token.as_deref().map(token).transpose()?;
-            let listener = observe::serve::Listener::bind(address, token)?;
-            printer.talk(&format!("observing for conductors on {}", listener.address()));
-            listener.run()?;
+            let address = address
+                .to_socket_addrs()
+                .with_context(|| format!("{address} is no HOST:PORT"))?
+                .next()
+                .with_context(|| format!("{address} has no address"))?;
+            let listener = observe::Listener::bind(address, token)?;
+            printer.talk(&format!("observing for conductors on {}", listener.address()?));
+            loop {
+                // One conductor after the other; a failed one does not end the observer.
+                if let Err(e) = listener.serve_next(observe::ServeOptions::default()) {
+                    printer.warning(&e.to_string(), "");
+                }
+            }
         }
     }
     Ok(ExitStatus::Success)

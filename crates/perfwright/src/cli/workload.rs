@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use evidence::{Endpoint, HeaderValue, Workload};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A mistake of the user, with its next step.
 #[derive(Debug)]
@@ -41,8 +41,8 @@ pub(super) fn build(given: &Given) -> Result<(Workload, Vec<String>)> {
     let mut remarks = Vec::new();
     let mut endpoints = Vec::new();
     let base = match given.target {
-        Some(text) if is_curl(text) => {
-            let (template, problems) = formats::curl::parse(text)?;
+        Some(text) if formats::curl::is_curl(text) => {
+            let (template, problems) = formats::curl::parse_with(text, None, &read_body)?;
             remarks.extend(problems.iter().map(ToString::to_string));
             let endpoint = formats::endpoint::from_template(template);
             let base = endpoint.template.url.clone();
@@ -58,7 +58,8 @@ pub(super) fn build(given: &Given) -> Result<(Workload, Vec<String>)> {
         None => None,
     };
     if let Some(path) = given.har {
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let (mut found, problems) =
             formats::har::parse(&bytes).with_context(|| format!("{}", path.display()))?;
         remarks.extend(problems.iter().map(|p| format!("{}: {p}", path.display())));
@@ -75,18 +76,11 @@ pub(super) fn build(given: &Given) -> Result<(Workload, Vec<String>)> {
     Ok((Workload { endpoints, login }, remarks))
 }
 
-fn is_curl(text: &str) -> bool {
-    text.trim_start().starts_with("curl ") || text.trim_start().starts_with("curl.exe ")
-}
-
 /// An endpoint from a plain URL.
 pub(super) fn endpoint_of_url(url: &str) -> Result<Endpoint> {
     if !url.contains("://") {
         let with_scheme = format!("http://{url}");
-        return Err(usage(
-            format!("{url} is not a URL"),
-            format!("did you mean {with_scheme} ?"),
-        ));
+        return Err(usage(format!("{url} is not a URL"), format!("did you mean {with_scheme} ?")));
     }
     Ok(formats::endpoint::parse(url, None)?)
 }
@@ -94,11 +88,11 @@ pub(super) fn endpoint_of_url(url: &str) -> Result<Endpoint> {
 fn add_headers(endpoint: &mut Endpoint, given: &Given) -> Result<()> {
     let headers = &mut endpoint.template.headers;
     for text in given.headers {
-        let (name, value) = formats::endpoint::header(text)?;
+        let (name, value) = formats::credential::header(text)?;
         set(headers, name, value);
     }
     if let Some(cookie) = given.cookie {
-        let (name, value) = formats::endpoint::header(&format!("Cookie: {cookie}"))?;
+        let (name, value) = formats::credential::cookie(cookie)?;
         set(headers, name, value);
     }
     endpoint.template.insecure |= given.insecure;
@@ -115,8 +109,13 @@ fn login(
     base: Option<&str>,
     endpoints: &[Endpoint],
 ) -> Result<evidence::RequestTemplate> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}", PathBuf::from(path).display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let base = base.or(endpoints.first().map(|e| e.template.url.as_str()));
-    Ok(formats::login::parse(&text, base)?)
+    formats::login::parse(&text, base).with_context(|| format!("login file {}", path.display()))
+}
+
+/// A file that a curl command's body is put together from.
+fn read_body(path: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| format!("{path}: {e}"))
 }

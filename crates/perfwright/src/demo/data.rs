@@ -58,7 +58,12 @@ pub(super) fn seed(folder: &Path) -> Result<()> {
         }
         let mut product = all.prepare("insert into products values (?1, ?2, ?3, ?4)")?;
         for id in 0..PRODUCTS {
-            product.execute(params![id, format!("Product {id}"), 199 + id * 37 % 9_000, id % 50])?;
+            product.execute(params![
+                id,
+                format!("Product {id}"),
+                199 + id * 37 % 9_000,
+                id % 50
+            ])?;
         }
         let mut setting = all.prepare("insert into settings values (?1, ?2)")?;
         for id in 0..20_000 {

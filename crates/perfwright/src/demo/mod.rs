@@ -57,9 +57,9 @@ pub(crate) fn serve(
     let workers: Vec<_> = (0..WORKERS)
         .map(|n| {
             let (server, shop) = (Arc::clone(&server), Arc::clone(&shop));
-            std::thread::Builder::new().name(format!("shop-{n}")).spawn(move || {
-                work(&server, &shop)
-            })
+            std::thread::Builder::new()
+                .name(format!("shop-{n}"))
+                .spawn(move || work(&server, &shop))
         })
         .collect::<std::io::Result<_>>()?;
     for worker in workers {

@@ -150,20 +150,16 @@ fn lay_out_invoice(lines: &[Vec<String>]) -> u64 {
 
 /// Waits a fixed time before it tries the payment again.
 fn checkout(db: &Connection, trace: &mut RequestTrace) -> Result<String> {
-    let cart = rows(db, trace, "checkout", "select count(*) from products where stock > ?1", &[&0])?;
+    let cart =
+        rows(db, trace, "checkout", "select count(*) from products where stock > ?1", &[&0])?;
     std::thread::sleep(Duration::from_millis(180));
     Ok(serde_json::json!({ "paid": true, "in_stock": cart[0][0] }).to_string())
 }
 
 /// Writes a line, syncs, writes the next.
 fn export(shop: &Shop, db: &Connection, trace: &mut RequestTrace) -> Result<String> {
-    let list = rows(
-        db,
-        trace,
-        "export",
-        "select id, placed from orders order by id limit ?1",
-        &[&200],
-    )?;
+    let list =
+        rows(db, trace, "export", "select id, placed from orders order by id limit ?1", &[&200])?;
     let name = format!("export-{:?}.csv", std::thread::current().id());
     let mut file = File::create(shop.folder.join(name.replace(['(', ')'], "")))?;
     for order in &list {

@@ -166,7 +166,10 @@ fn now() -> u64 {
 
 fn unhex(text: &str) -> Vec<u8> {
     let digit = |b: u8| (b as char).to_digit(16).unwrap_or(0) as u8;
-    text.as_bytes().chunks(2).map(|p| digit(p[0]) << 4 | p.get(1).map_or(0, |b| digit(*b))).collect()
+    text.as_bytes()
+        .chunks(2)
+        .map(|p| digit(p[0]) << 4 | p.get(1).map_or(0, |b| digit(*b)))
+        .collect()
 }
 
 /// Sends each request's spans as soon as it is finished, so that whoever looks sees them at once.

@@ -169,7 +169,8 @@ fn nothing_is_unfinished_or_switched_off() {
         if name.ends_with("tidy.rs") {
             continue;
         }
-        for word in ["todo!(", "unimplemented!(", "#[ignore", "#[should_panic", "#[allow(", "#![allow("]
+        for word in
+            ["todo!(", "unimplemented!(", "#[ignore", "#[should_panic", "#[allow(", "#![allow("]
         {
             if text.contains(word) {
                 complaints.push(format!("{name} says {word}"));

@@ -9,6 +9,8 @@ use evidence::{Call, Nanos, Operation, Protocol};
 pub(crate) struct Opaque {
     turns: Turns,
     current: Option<Current>,
+    /// The client has ended its direction.
+    goodbye: bool,
 }
 
 #[derive(Debug)]
@@ -19,7 +21,7 @@ struct Current {
 
 impl Opaque {
     pub fn new() -> Opaque {
-        Opaque { turns: Turns::default(), current: None }
+        Opaque { turns: Turns::default(), current: None, goodbye: false }
     }
 
     fn end(&mut self, cx: &mut Context<'_>) {
@@ -77,9 +79,16 @@ impl Codec for Opaque {
         u64::from(self.current.take().is_some())
     }
 
+    fn finished(&mut self, side: Side, _at: Nanos, _cx: &mut Context<'_>) {
+        self.goodbye |= side == Side::Client;
+    }
+
     fn closed(&mut self, at: Nanos, cx: &mut Context<'_>) {
         self.end(cx);
-        if let Some(c) = self.current.take() {
+        // What a client sends before it closes and nobody answers is its goodbye.
+        if let Some(c) = self.current.take()
+            && !self.goodbye
+        {
             self.turns.abort(c.call, at, cx);
         }
     }

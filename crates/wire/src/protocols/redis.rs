@@ -16,8 +16,7 @@ struct Pending {
     /// Answers still to come: one for each channel of a subscription.
     answers: u32,
     subscribes: bool,
-    /// The answer is a value or a list of values, as opposed to a count.
-    counts: bool,
+    shape: Shape,
 }
 
 /// Whether the server answers, as CLIENT REPLY sets it.
@@ -69,8 +68,7 @@ impl Redis {
             Shape::Subscribe { channels } => (channels, true),
             _ => (1, false),
         };
-        let counts = command.shape == Shape::Counts;
-        self.queue.push_back(Pending { call, answers, subscribes, counts });
+        self.queue.push_back(Pending { call, answers, subscribes, shape: command.shape });
     }
 
     /// A command that gets no answer is over once it is sent.
@@ -104,7 +102,9 @@ impl Redis {
         if front.answers == 0
             && let Some(mut p) = self.queue.pop_front()
         {
-            p.call.rows = rows(value, p.counts);
+            if p.call.operation == Operation::Execute {
+                p.call.rows = rows(value, p.shape);
+            }
             self.turns.finish(p.call, at, cx);
         }
     }
@@ -115,13 +115,15 @@ const CONFIRMATIONS: [&[u8]; 6] =
 const DELIVERIES: [&[u8]; 3] = [b"message", b"pmessage", b"smessage"];
 
 /// Elements of an answer; a miss is 0. Numbers are values and not told, unless they are counts.
-fn rows(value: &Value, counts: bool) -> Option<u64> {
+fn rows(value: &Value, shape: Shape) -> Option<u64> {
     match value.kind {
         b'$' | b'=' => Some(u64::from(!value.null)),
+        // RESP2 sends a map as keys and values in turn.
+        b'*' if shape == Shape::Map => Some(value.elements / 2),
         b'*' | b'~' => Some(value.elements - value.nulls.min(value.elements)),
         b'%' => Some(value.elements / 2),
         b'_' => Some(0),
-        b':' if counts => value.number.and_then(|n| u64::try_from(n).ok()),
+        b':' if shape == Shape::Counts => value.number.and_then(|n| u64::try_from(n).ok()),
         _ => None,
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Tls {
     asked: Option<Nanos>,
     handshake: Handshake,
     current: Option<(Call, Option<Nanos>)>,
+    /// The client has ended its direction.
+    goodbye: bool,
 }
 
 impl Tls {
@@ -40,6 +42,7 @@ impl Tls {
             asked,
             handshake: Handshake::None,
             current: None,
+            goodbye: false,
         }
     }
 
@@ -57,6 +60,10 @@ impl Tls {
         begun: Nanos,
         cx: &mut Context<'_>,
     ) {
+        // An alert is a goodbye, or the end of everything: nothing answers it.
+        if kind == 0x15 {
+            return;
+        }
         let hello = kind == 0x16 && first == 1;
         if hello && self.handshake == Handshake::None && self.current.is_none() {
             self.handshake = Handshake::Hello;
@@ -137,9 +144,16 @@ impl Codec for Tls {
         u64::from(self.current.take().is_some())
     }
 
+    fn finished(&mut self, side: Side, _at: Nanos, _cx: &mut Context<'_>) {
+        self.goodbye |= side == Side::Client;
+    }
+
     fn closed(&mut self, at: Nanos, cx: &mut Context<'_>) {
         self.end(cx);
-        if let Some((call, _)) = self.current.take() {
+        // What a client sends before it closes and nobody answers is its goodbye.
+        if let Some((call, _)) = self.current.take()
+            && !(self.goodbye && call.operation == Operation::Execute)
+        {
             self.turns.abort(call, at, cx);
         }
     }

@@ -65,9 +65,21 @@ fn unsigned(b: &[u8]) -> u64 {
 /// A result column.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Column {
-    pub name: String,
+    name: String,
+    /// It is a table's column, as opposed to an expression.
+    stored: bool,
     kind: u8,
     unsigned: bool,
+}
+
+impl Column {
+    /// Its name, as far as it may be told. An expression without an alias is named by its text,
+    /// literals included: such a name is told only when the fingerprint has it as a word.
+    pub fn name_in(&self, fingerprint: &str) -> &str {
+        let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+        let told = self.stored || fingerprint.split(|c| !word(c)).any(|w| w == self.name);
+        if told { &self.name } else { "?" }
+    }
 }
 
 pub(super) fn column(body: &[u8]) -> Column {
@@ -81,7 +93,7 @@ fn read_column(body: &[u8]) -> Option<Column> {
         r.string()?;
     }
     let name = String::from_utf8_lossy(r.string()?).into_owned();
-    r.string()?;
+    let stored = !r.string()?.is_empty();
     // MariaDB's extended metadata stands before the fixed part, which is 13 bytes.
     if r.rest.len() > 13 {
         r.string()?;
@@ -89,7 +101,7 @@ fn read_column(body: &[u8]) -> Option<Column> {
     r.bytes(7)?;
     let kind = r.u8()?;
     let unsigned = r.u16()? & UNSIGNED != 0;
-    Some(Column { name, kind, unsigned })
+    Some(Column { name, stored, kind, unsigned })
 }
 
 /// Capabilities in a greeting.

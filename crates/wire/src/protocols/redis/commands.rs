@@ -10,6 +10,8 @@ pub(super) enum Shape {
     One,
     /// One answer, a number that counts elements.
     Counts,
+    /// One answer, a map.
+    Map,
     /// One answer for each channel.
     Subscribe {
         channels: u32,
@@ -47,7 +49,7 @@ enum Keys {
     Streams,
 }
 
-const SESSION: [&str; 20] = [
+const SESSION: [&str; 26] = [
     "PING",
     "SELECT",
     "CLIENT",
@@ -68,6 +70,12 @@ const SESSION: [&str; 20] = [
     "TIME",
     "WAIT",
     "SCRIPT",
+    "SUBSCRIBE",
+    "PSUBSCRIBE",
+    "SSUBSCRIBE",
+    "UNSUBSCRIBE",
+    "PUNSUBSCRIBE",
+    "SUNSUBSCRIBE",
 ];
 
 /// Commands whose second word names the operation.
@@ -120,6 +128,7 @@ fn shape(verb: &str, second: &str, third: &str, words: usize) -> Shape {
         ("CLIENT", "REPLY", "ON") => Shape::RepliesOn,
         ("CLIENT", "REPLY", "OFF") => Shape::RepliesOff,
         ("CLIENT", "REPLY", "SKIP") => Shape::RepliesSkip,
+        ("HGETALL", ..) => Shape::Map,
         (v, ..) if COUNTING.contains(&v) => Shape::Counts,
         _ => Shape::One,
     }
