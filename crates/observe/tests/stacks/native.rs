@@ -21,7 +21,7 @@ int main(void) { for (;;) sink += outer(1000000); }
 "#;
 
 const RUST_PROGRAM: &str = "
-#[inline(never)] fn hot_loop(n: u64) -> u64 { (0..n).fold(0, |s: u64, i| s.wrapping_add(i * i ^ s)) }
+#[inline(never)] fn hot_loop(n: u64) -> u64 { (0..n).fold(0, |s, i| s + (i * i ^ s) % 7) }
 #[inline(never)] fn outer(n: u64) -> u64 { hot_loop(std::hint::black_box(n)) + 1 }
 fn main() { loop { std::hint::black_box(outer(1_000_000)); } }
 ";
