@@ -19,6 +19,8 @@ use tungstenite::{Message, WebSocket};
 const DEFAULT_PORT: u16 = 9229;
 /// How long a process may take to open its inspector: 60–155 ms were seen, 433 ms when busy.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a process may take to install its handler.
+const STARTING: Duration = Duration::from_secs(1);
 /// How long a command may take; it waits for the running JavaScript to reach a safe point.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long fetching a profile may take.
@@ -448,8 +450,13 @@ fn signal(pid: i32, start_ticks: u64) -> Result<(), InspectorError> {
     if start_of(pid) != Some(start_ticks) {
         return Err(InspectorError::Gone(pid));
     }
-    if !catches(pid, libc::SIGUSR1) {
-        return Err(InspectorError::NotCaught(pid));
+    // A process that has just started installs its handler within some 100 ms.
+    let deadline = Instant::now() + STARTING;
+    while !catches(pid, libc::SIGUSR1) {
+        if Instant::now() >= deadline {
+            return Err(InspectorError::NotCaught(pid));
+        }
+        std::thread::sleep(LOOK);
     }
     // SAFETY: the descriptor is open and no signal information is passed.
     let sent = unsafe {
