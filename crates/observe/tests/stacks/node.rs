@@ -147,6 +147,22 @@ fn a_process_with_its_own_handler_is_refused_and_lives_on() {
 }
 
 #[test]
+fn a_port_that_the_process_chooses_itself_is_found() {
+    let _alone = alone();
+    for (options, text) in [
+        (&["--inspect-port=0"][..], BUSY.to_owned()),
+        (&[][..], format!("process.debugPort = 0;\n{BUSY}")),
+    ] {
+        let Some(script) = Script::start("own.js", &text, options) else { return };
+        let (profiler, coverage) = script.profiler(true);
+        assert!(coverage.iter().all(|probe| probe.state == ProbeState::Ok), "{coverage:?}");
+        assert_eq!(listeners(script.running.pid()), 1);
+        drop(profiler);
+        assert_eq!(listeners(script.running.pid()), 0);
+    }
+}
+
+#[test]
 fn a_taken_port_is_said_and_no_signal_sent() {
     let _alone = alone();
     let Some(mut script) = Script::start("work.js", BUSY, &[]) else { return };
@@ -181,7 +197,9 @@ fn workers_that_share_a_port_are_all_profiled() {
     let (profiler, coverage) =
         Profiler::start(&service, &ProfileConfig { hertz: 200, attach: true });
     assert!(coverage.iter().all(|probe| probe.state == ProbeState::Ok), "{coverage:?}");
-    pids.map(|pid| let_run(pid, 400));
+    for pid in pids {
+        let_run(pid, 400);
+    }
     let profiles = profiler.stop();
     let named: Vec<_> = profiles.iter().filter(|p| p.method == "v8-inspector").collect();
     assert_eq!(named.len(), 2);
