@@ -15,6 +15,7 @@ mod record;
 mod redact;
 mod report;
 mod run;
+mod secret;
 mod span;
 mod target;
 mod threads;
@@ -39,6 +40,10 @@ pub use report::{
     Resource, SCHEMA, WaterfallBar, WaterfallReport,
 };
 pub use run::{HostFacts, RunInfo, RunState, SCHEMA_VERSION};
+pub use secret::{
+    REDACTED, is_reference, is_secret_name, is_secret_parameter, redacted_command, redacted_text,
+    redacted_url,
+};
 pub use span::{Span, SpanKind};
 pub use target::{Level, Listener, Peer, ProcessInfo, Runtime, Service, Target};
 pub use threads::{

@@ -63,7 +63,8 @@ pub struct RunInfo {
     pub workload: Workload,
     /// Objectives, as given (`p95<500ms`).
     pub objectives: Vec<String>,
-    /// The command line that repeats this run, secrets as references.
+    /// The command line that repeats this run, secrets as references; redacted when serialised.
+    #[serde(serialize_with = "crate::secret::command")]
     pub command: Vec<String>,
     /// Host.
     pub host: HostFacts,

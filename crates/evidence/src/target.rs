@@ -99,7 +99,8 @@ pub struct Service {
 /// The service under test.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// URL as named by the user, without credentials.
+    /// URL as named by the user, without credentials; redacted when serialised.
+    #[serde(serialize_with = "crate::secret::url")]
     pub url: String,
     /// Reached level.
     pub level: Level,

@@ -69,9 +69,11 @@ pub struct RequestTemplate {
     /// Method.
     pub method: String,
     /// Absolute URL, without user info; may hold ranges. Secret query values are redacted when
-    /// serialised by the parser that made it (see `formats::request`).
+    /// serialised.
+    #[serde(serialize_with = "crate::secret::url")]
     pub url: String,
-    /// Headers in order.
+    /// Headers in order. Values under a secret's name are redacted when serialised.
+    #[serde(serialize_with = "crate::secret::headers")]
     pub headers: Vec<(String, HeaderValue)>,
     /// Body.
     pub body: Body,
@@ -79,7 +81,7 @@ pub struct RequestTemplate {
     pub insecure: bool,
     /// Ask for compression (`--compressed`).
     pub compressed: bool,
-    /// Basic credentials (`-u`), rendered into `authorization`.
+    /// Follow redirects (`-L`).
     pub follow_redirects: bool,
 }
 

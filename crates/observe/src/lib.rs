@@ -3,4 +3,33 @@
 //! The only room that is Linux by nature. Everything else talks to it through [`stream`]: commands
 //! in, framed evidence out, whether the observer runs in this process or on another host.
 
+pub mod client;
+pub mod clock;
+pub mod host;
+pub mod launch;
+pub mod redact;
+pub mod runtimes;
+pub mod serve;
+pub mod spans;
+pub mod stacks;
 pub mod stream;
+
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod capture;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod counters;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod discovery;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+pub mod doctor;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod sched;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod session;
+#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+#[path = "session_portable.rs"]
+mod session;
+
+pub use client::{ClockOffset, ObserveError, Observer};
+pub use serve::{Listener, ServeError, ServeOptions, listen, serve, serve_with};
+pub use stacks::StackSource;

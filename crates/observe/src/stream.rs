@@ -51,6 +51,12 @@ pub enum Command {
         /// Root process, when the conductor launched it.
         pid: Option<i32>,
     },
+    /// Threads of the conductor itself, when it runs on the same host: their intervals tell its own
+    /// delay from the service's. Takes effect with the next `Attach`.
+    Generator {
+        /// Thread ids.
+        threads: Vec<i32>,
+    },
     /// Start a pass. A running one is stopped first.
     Attach {
         /// Parts.
@@ -91,6 +97,9 @@ pub enum Reply {
         host: String,
         /// The observer's monotonic clock when it answered; the conductor computes the offset.
         clock: Nanos,
+        /// Identifies the observer's kernel run: equal values share the monotonic clock.
+        #[serde(default)]
+        boot: String,
     },
     /// Answer to `Find`.
     Found {

@@ -1,1 +1,17 @@
-//! A finished run to bytes: terminal, Markdown, JSON
+//! A finished run to bytes: terminal text, Markdown, JSON. Pure: data in, text out.
+//!
+//! Everything foreign (statements, paths, log lines) passes through [`words::clean`] before it is
+//! shown: control characters and terminal escapes of a hostile service never reach a terminal.
+
+mod doctor;
+mod json;
+mod markdown;
+mod style;
+mod text;
+mod words;
+
+pub use doctor::{doctor, service_line};
+pub use json::{json, schema};
+pub use markdown::markdown;
+pub use text::{RunRow, TextOptions, runs, text};
+pub use words::{cut, experiment_word};

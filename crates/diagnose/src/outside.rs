@@ -1,0 +1,317 @@
+//! What can be said from outside, when neither calls nor processes are visible: two to four
+//! hypotheses ranked by how well they fit what the client alone measures (phases, Server-Timing,
+//! cold against warm, latency against the size of the answer, latency against requests in
+//! flight, compression, validators), each with what it predicts and the command that decides it.
+
+use crate::case::{Case, Request};
+use crate::wording::{part, percent};
+use evidence::{Arm, Consent, Experiment, ExperimentKind, Phases, Risk, Undecided};
+
+/// Hypotheses printed at most: more is a list of everything that exists.
+const MOST: usize = 4;
+/// And at least, so that an answer is never a single guess.
+const LEAST: usize = 2;
+/// Growth of latency with the answer's size (relative per relative) that speaks for work per row.
+const GROWS: f64 = 0.3;
+/// Cold against warm that speaks for caches or set-up.
+const COLD: f64 = 1.5;
+/// Latency at 8 in flight against 1 that speaks for a limit: a pool, workers, one loop.
+const PLATEAU: f64 = 2.0;
+/// Share of latency spent receiving that makes the answer's size the suspect.
+const RECEIVING: f64 = 0.3;
+/// Body beyond which compression matters, bytes.
+const LARGE: u64 = 50_000;
+
+/// One hypothesis with its plausibility.
+struct Guess {
+    rule: &'static str,
+    plausibility: f64,
+    missing: String,
+    command: String,
+}
+
+/// Whether so little is visible that rules cannot decide: no calls, and nothing of the process.
+pub fn is_low(case: &Case) -> bool {
+    !case.requests.is_empty() && !case.sees_calls() && case.cpu_ms().is_none()
+}
+
+/// Experiments that cost only requests: they are all there is at this level.
+pub fn needs(case: &Case) -> Vec<Experiment> {
+    if !is_low(case) {
+        return Vec::new();
+    }
+    let requests_s = |n: f64| (case.mean_ms() * n / 1000.0).clamp(1.0, 15.0);
+    let one = |kind, purpose: &str, n: f64, information, risk| Experiment {
+        kind,
+        endpoint: case.endpoint.to_string(),
+        purpose: purpose.to_string(),
+        cost_s: requests_s(n),
+        information,
+        risk,
+        consent: Consent::None,
+    };
+    let mut out = Vec::new();
+    if size_parameter(case) && case.sized.len() < 2 {
+        let why = "does latency grow with the answer? then work per row";
+        out.push(one(ExperimentKind::PageSlope, why, 12.0, 0.5, Risk::None));
+    }
+    if cold(case).is_none() {
+        let why = "is a cold request slower? then caches or set-up";
+        out.push(one(ExperimentKind::ColdWarm, why, 4.0, 0.2, Risk::None));
+    }
+    if growth(case).is_none() {
+        let why = "do requests in flight wait for each other? then a pool, workers or one loop";
+        out.push(one(ExperimentKind::Concurrency, why, 60.0, 0.4, Risk::Slows));
+    }
+    out
+}
+
+/// The hypotheses, likeliest first, as undecided entries.
+pub fn ranked(case: &Case) -> Vec<Undecided> {
+    let mut all = guesses(case);
+    all.sort_by(|a, b| b.plausibility.total_cmp(&a.plausibility));
+    let likely = all.iter().filter(|g| g.plausibility >= 0.3).count();
+    all.truncate(likely.clamp(LEAST, MOST));
+    all.into_iter()
+        .enumerate()
+        .map(|(n, g)| Undecided {
+            rule: g.rule.to_string(),
+            endpoint: case.endpoint.to_string(),
+            missing: format!("hypothesis {} ({}): {}", n + 1, words(g.plausibility), g.missing),
+            command: g.command,
+        })
+        .collect()
+}
+
+fn words(plausibility: f64) -> &'static str {
+    match plausibility {
+        p if p >= 0.6 => "likely",
+        p if p >= 0.4 => "plausible",
+        _ => "possible",
+    }
+}
+
+fn guesses(case: &Case) -> Vec<Guess> {
+    let wait = case.mean_of(|r| wait_ms(&r.exchange.phases));
+    let waiting = part(wait, case.mean_ms());
+    let waiting_share = wait / case.mean_ms().max(1e-9);
+    let look = format!("sudo {}", case.command(""));
+    vec![
+        per_row(case, &waiting, waiting_share, &look),
+        one_slow_thing(case, &waiting, waiting_share, &look),
+        limit(case, &look),
+        cold_start(case),
+        large_answer(case),
+        computing(case, &waiting, waiting_share, &look),
+    ]
+}
+
+/// Time between the request sent and the first byte of the answer.
+fn wait_ms(p: &Phases) -> f64 {
+    (p.first_byte - p.sent).as_ms()
+}
+
+fn per_row(case: &Case, waiting: &str, share: f64, look: &str) -> Guess {
+    let (plausibility, seen) = match elasticity(case) {
+        Some(e) if e >= GROWS => {
+            (0.85, format!("latency grows with the answer ({e:.2} % per 1 %)"))
+        }
+        Some(e) => (0.1, format!("latency hardly grows with the answer ({e:.2} % per 1 %)")),
+        None => (0.5, "whether latency grows with the answer was not measured".into()),
+    };
+    Guess {
+        rule: "sql-n-plus-one",
+        plausibility: plausibility * share.max(0.3),
+        missing: format!(
+            "{waiting} pass before the first byte and {seen}: a statement per row would show as a \
+             straight line through page sizes and many equal statements per request"
+        ),
+        command: look.to_string(),
+    }
+}
+
+fn one_slow_thing(case: &Case, waiting: &str, share: f64, look: &str) -> Guess {
+    if let Some((name, ms)) = server_timing(case) {
+        return Guess {
+            rule: if name.contains("db") || name.contains("sql") {
+                "sql-slow-statement"
+            } else {
+                "slow-dependency"
+            },
+            plausibility: 0.9 * (ms / case.mean_ms().max(1e-9)).min(1.0),
+            missing: format!(
+                "the service's own Server-Timing books {} on `{name}`: one slow statement or call \
+                 would hold that in a single interval",
+                part(ms, case.mean_ms())
+            ),
+            command: look.to_string(),
+        };
+    }
+    let flat = elasticity(case).is_some_and(|e| e < GROWS);
+    Guess {
+        rule: "sql-slow-statement",
+        plausibility: if flat { 0.7 } else { 0.45 } * share,
+        missing: format!(
+            "{waiting} pass before the first byte: one slow statement or call to another service \
+             would show as one long interval, the same for any size of the answer"
+        ),
+        command: look.to_string(),
+    }
+}
+
+fn limit(case: &Case, look: &str) -> Guess {
+    let (plausibility, seen) = match growth(case) {
+        Some((n, g)) if g >= PLATEAU => {
+            (0.8, format!("with {n} in flight a request takes {g:.1} times as long"))
+        }
+        Some((n, g)) => (0.05, format!("with {n} in flight a request takes {g:.1} times as long")),
+        None => (0.25, "requests in flight were not varied".into()),
+    };
+    Guess {
+        rule: "event-loop-blocked",
+        plausibility,
+        missing: format!(
+            "{seen}: a blocked event loop, few workers or a small pool would serve one after \
+             another, so that latency grows with the requests in flight and the rate does not"
+        ),
+        command: look.to_string(),
+    }
+}
+
+fn cold_start(case: &Case) -> Guess {
+    let (plausibility, seen) = match cold(case) {
+        Some(c) if c >= COLD => (0.6, format!("a first request takes {c:.1} times as long")),
+        Some(c) => (0.05, format!("a first request takes {c:.1} times as long")),
+        None => (0.15, "cold requests were not compared".into()),
+    };
+    Guess {
+        rule: "cache-ineffective",
+        plausibility,
+        missing: format!(
+            "{seen}: caches that expire or connections made anew would make requests after a pause \
+             slower than those in a row"
+        ),
+        command: case.command("--budget 120s"),
+    }
+}
+
+fn large_answer(case: &Case) -> Guess {
+    let receive = case.mean_of(|r| (r.exchange.phases.end - r.exchange.phases.first_byte).as_ms());
+    let share = receive / case.mean_ms().max(1e-9);
+    let bytes = case.mean_of(|r| r.exchange.body_bytes as f64);
+    let plain = case.requests.iter().all(|r: &Request| r.exchange.encoding.is_none());
+    let large = bytes >= LARGE as f64;
+    let mut missing = format!(
+        "{} ({}) are spent receiving {:.0} kB",
+        part(receive, case.mean_ms()),
+        percent(share),
+        bytes / 1000.0
+    );
+    if large && plain {
+        missing += ", uncompressed";
+    }
+    missing += ": a smaller or compressed answer would shorten exactly this phase";
+    Guess {
+        rule: if large && plain { "uncompressed-response" } else { "large-response" },
+        plausibility: if share >= RECEIVING { 0.9 } else { share * 0.5 },
+        missing,
+        command: case.command("--header 'Accept-Encoding: gzip'"),
+    }
+}
+
+fn computing(case: &Case, waiting: &str, share: f64, look: &str) -> Guess {
+    let serial = growth(case).is_some_and(|(_, g)| g >= PLATEAU);
+    Guess {
+        rule: "cpu-hot-path",
+        plausibility: if serial { 0.5 } else { 0.3 } * share,
+        missing: format!(
+            "{waiting} pass before the first byte: computing would use as much CPU of the service \
+             as it takes time"
+        ),
+        command: look.to_string(),
+    }
+}
+
+fn size_parameter(case: &Case) -> bool {
+    let endpoints = &case.knowledge.run.workload.endpoints;
+    endpoints.iter().any(|e| e.name == case.endpoint && e.size_parameter.is_some())
+}
+
+/// Relative growth of latency per relative growth of the answer's size, from sized arms.
+fn elasticity(case: &Case) -> Option<f64> {
+    let points: Vec<(f64, f64)> = case
+        .sized
+        .iter()
+        .flat_map(|(size, rs)| rs.iter().map(|r| (*size as f64, evidence::ms(r.latency()))))
+        .collect();
+    let slope = stats::slope(&points)?;
+    let mean = |f: fn(&(f64, f64)) -> f64| stats::mean(&points.iter().map(f).collect::<Vec<_>>());
+    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+    (y > 0.0).then(|| slope * x / y)
+}
+
+/// Mean latency of cold requests against warm ones.
+fn cold(case: &Case) -> Option<f64> {
+    let of = |arm: Arm| {
+        let all: Vec<f64> =
+            case.knowledge.exchanges_of(case.endpoint, &arm).map(|e| e.latency().as_ms()).collect();
+        stats::median(&all)
+    };
+    Some(of(Arm::Cold)? / of(Arm::Warm).filter(|w| *w > 0.0)?)
+}
+
+/// The most requests in flight that were tried, and the median latency against one.
+fn growth(case: &Case) -> Option<(u32, f64)> {
+    let arms = case.knowledge.arms_of(case.endpoint);
+    let most = arms
+        .iter()
+        .filter_map(|a| if let Arm::Concurrent { in_flight } = a { Some(*in_flight) } else { None })
+        .max()
+        .filter(|n| *n > 1)?;
+    let arm = Arm::Concurrent { in_flight: most };
+    let many: Vec<f64> =
+        case.knowledge.exchanges_of(case.endpoint, &arm).map(|e| e.latency().as_ms()).collect();
+    let one = stats::median(&case.latencies_ms()).filter(|v| *v > 0.0)?;
+    Some((most, stats::median(&many)? / one))
+}
+
+/// The largest entry of the answers' `Server-Timing`, mean in milliseconds.
+fn server_timing(case: &Case) -> Option<(String, f64)> {
+    let header = case.requests.first()?.exchange.server_timing.as_ref()?;
+    let names: Vec<String> = entries(header).into_iter().map(|e| e.0).collect();
+    let mean = |name: &String| {
+        let of = |r: &Request| {
+            let header = r.exchange.server_timing.as_deref().unwrap_or("");
+            entries(header).into_iter().find(|e| e.0 == *name).map_or(0.0, |e| e.1)
+        };
+        case.mean_of(of)
+    };
+    names
+        .into_iter()
+        .filter(|n| !["total", "app", "request"].contains(&n.as_str()))
+        .map(|n| (n.clone(), mean(&n)))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .filter(|e| e.1 >= 0.1 * case.mean_ms())
+}
+
+/// Entries `name;dur=12.3` of a header (W3C Server Timing), lower case.
+fn entries(header: &str) -> Vec<(String, f64)> {
+    let one = |entry: &str| {
+        let mut parts = entry.split(';').map(str::trim);
+        let name = parts.next()?.to_ascii_lowercase();
+        let ms = parts.find_map(|p| p.strip_prefix("dur="))?.trim_matches('"').parse().ok()?;
+        Some((name, ms))
+    };
+    header.split(',').filter_map(|e| one(e.trim())).filter(|e| e.1 >= 0.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_timing_entries() {
+        let found = entries("db;dur=53.2, cache;desc=\"Cache Read\";dur=2, miss");
+        assert_eq!(found, vec![("db".into(), 53.2), ("cache".into(), 2.0)]);
+    }
+}

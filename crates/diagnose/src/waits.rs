@@ -1,0 +1,145 @@
+//! Waits that are no calls: how much of a request passes in sleeps or in the disk, and what a fix
+//! would remove. Reasons are named by traced system calls, either in the judged requests
+//! themselves or, by share, from the traced pass (the wall ledger has applied it).
+
+use crate::case::{Case, Extent, Request};
+use crate::retime::{self, Edit};
+use crate::timeline;
+use evidence::{Arm, Consent, Experiment, ExperimentKind, Line, ProbeState, Risk, Timeline};
+
+/// Unexplained waiting below this is not worth a traced pass, milliseconds.
+const UNEXPLAINED_MS: f64 = 3.0;
+/// Share of latency below which it is not worth one either.
+const UNEXPLAINED_SHARE: f64 = 0.1;
+/// Detail of flushes in timelines; reads and writes of files are `file`.
+const SYNC: &str = "sync";
+
+/// What is known of one kind of wait.
+pub enum Wait {
+    /// There is some.
+    Seen {
+        /// Per request, what goes.
+        edits: Vec<Edit>,
+        /// Mean cost in milliseconds, work between the waits included.
+        cost_ms: f64,
+        /// Number of waits per request.
+        waits: f64,
+    },
+    /// There is waiting whose reason is not known, this much.
+    Unexplained {
+        /// Mean per request in milliseconds.
+        ms: f64,
+    },
+    /// There is none to speak of.
+    None {
+        /// Mean per request in milliseconds.
+        ms: f64,
+    },
+}
+
+/// Waits of a line (`timer` or `disk`) in the judged requests.
+pub fn of(case: &Case, line: Line) -> Wait {
+    let direct = case.mean_of(|r| evidence::ms(retime::length(&stretches(r, line))));
+    let booked = case.line_ms(line);
+    if direct <= 0.0 && booked <= 0.0 {
+        let ms = case.unexplained_ms();
+        let open = ms >= UNEXPLAINED_MS && ms >= UNEXPLAINED_SHARE * case.mean_ms();
+        return if open && !traced(case) {
+            Wait::Unexplained { ms }
+        } else {
+            Wait::None { ms: 0.0 }
+        };
+    }
+    let gaps = line == Line::Disk;
+    let edits: Vec<Edit> = if direct > 0.0 {
+        case.requests
+            .iter()
+            .map(|r| Edit { stretches: stretches(r, line), gaps, ..Edit::default() })
+            .collect()
+    } else {
+        by_share(case, booked, gaps)
+    };
+    let saved = |(r, e): (&Request, &Edit)| {
+        (r.latency() as f64 - retime::retime(r, e).after_ns).max(0.0) / 1e6
+    };
+    let cost_ms = stats::mean(&case.requests.iter().zip(&edits).map(saved).collect::<Vec<_>>());
+    Wait::Seen { edits, cost_ms, waits: number(case, line) }
+}
+
+/// The part `booked` of the unexplained stretches goes; which of them is not known, so all shrink.
+fn by_share(case: &Case, booked: f64, gaps: bool) -> Vec<Edit> {
+    let all: Vec<Vec<Extent>> =
+        case.requests.iter().map(|r| stretches(r, Line::Unattributed)).collect();
+    let mean =
+        stats::mean(&all.iter().map(|s| evidence::ms(retime::length(s))).collect::<Vec<_>>());
+    let share = if mean > 0.0 { (booked / mean).min(1.0) } else { 0.0 };
+    let gaps = gaps && share >= 0.5;
+    all.into_iter()
+        .map(|stretches| {
+            let replacement_ns = retime::length(&stretches) as f64 * (1.0 - share);
+            Edit { stretches, gaps, replacement_ns, ..Edit::default() }
+        })
+        .collect()
+}
+
+/// Pieces of a line in the partition; of the disk only flushes.
+fn stretches(request: &Request, line: Line) -> Vec<Extent> {
+    let fits = |interval: Option<usize>| match interval {
+        Some(i) if line == Line::Disk => request.timeline.intervals[i].detail == SYNC,
+        _ => true,
+    };
+    let pieces = request.pieces.iter().filter(|p| p.line == line && fits(p.interval));
+    pieces.map(|p| (p.start, p.end)).collect()
+}
+
+/// Number of waits per request, median: in the judged requests, else in the traced ones.
+fn number(case: &Case, line: Line) -> f64 {
+    let count = |t: &Timeline| {
+        let fits = |detail: &str| line != Line::Disk || detail == SYNC;
+        t.intervals.iter().filter(|i| i.line == line && fits(&i.detail)).count() as f64
+    };
+    let own: Vec<f64> = case.requests.iter().map(|r| count(&r.timeline)).collect();
+    let own = stats::median(&own).unwrap_or(0.0);
+    if own > 0.0 {
+        return own;
+    }
+    let traced: Vec<f64> =
+        timeline::build(case.knowledge, case.endpoint, &Arm::Traced).iter().map(count).collect();
+    stats::median(&traced).unwrap_or(0.0)
+}
+
+fn traced(case: &Case) -> bool {
+    case.knowledge.exchanges_of(case.endpoint, &Arm::Traced).next().is_some()
+}
+
+/// A pass with system calls traced, once unexplained waiting matters.
+pub fn needs(case: &Case) -> Option<Experiment> {
+    // Who may not see threads at all may not trace their system calls either.
+    let known = traced(case) || case.did(&ExperimentKind::Reasons);
+    if case.requests.is_empty() || known || case.cpu_ms().is_none() {
+        return None;
+    }
+    let refused =
+        |c: &evidence::Coverage| c.probe == "syscalls" && c.state == ProbeState::Unavailable;
+    if case.knowledge.coverage.iter().any(refused) {
+        return None;
+    }
+    let ms = case.unexplained_ms();
+    if ms < UNEXPLAINED_MS || ms < UNEXPLAINED_SHARE * case.mean_ms() {
+        return None;
+    }
+    Some(Experiment {
+        kind: ExperimentKind::Reasons,
+        endpoint: case.endpoint.to_string(),
+        purpose: format!("what are {:.1} ms of unexplained waiting?", ms),
+        cost_s: (case.mean_ms() * 10.0 / 1000.0).clamp(1.0, 15.0),
+        information: (ms / case.mean_ms().max(1e-9)).min(1.0) * 0.7,
+        risk: Risk::Slows,
+        consent: Consent::None,
+    })
+}
+
+/// The command that would name the reasons.
+pub fn command(case: &Case) -> String {
+    format!("sudo {}", case.command(""))
+}

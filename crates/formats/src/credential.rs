@@ -1,0 +1,196 @@
+//! Headers with secrets: which are, how they are referred to, and how references are filled in.
+
+use evidence::{Credential, HeaderValue, RequestTemplate, is_secret_name};
+use thiserror::Error;
+
+/// Why a header cannot be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum HeaderError {
+    /// No colon, or an empty or impossible name.
+    #[error("`{0}` is not a header; write 'Name: value'")]
+    Shape(String),
+    /// Line breaks or other control characters in the value.
+    #[error("the value of header `{0}` holds a control character; headers are one line")]
+    Control(String),
+    /// A reference that is not the end of the value.
+    #[error(
+        "in header `{0}` something follows the reference; only text before env:NAME or file:PATH \
+         is possible, so put the rest into the variable or the file too"
+    )]
+    AfterReference(String),
+    /// A reference could not be filled in.
+    #[error("{reference} of header `{name}` is not available: {why}")]
+    Unresolved {
+        /// Header.
+        name: String,
+        /// `env:TOKEN` or `file:PATH`.
+        reference: String,
+        /// Reason.
+        why: String,
+    },
+}
+
+/// Parses `Name: value`; the value may hold `env:NAME` or `file:PATH`, with text before it.
+///
+/// # Errors
+/// [`HeaderError`], naming the header.
+pub fn header(line: &str) -> Result<(String, HeaderValue), HeaderError> {
+    let shape = || HeaderError::Shape(evidence::redacted_text(line));
+    let (name, text) = line.split_once(':').ok_or_else(shape)?;
+    let name = name.trim();
+    if !is_header_name(name) {
+        return Err(shape());
+    }
+    Ok((name.to_string(), value(name, text.trim())?))
+}
+
+/// The `Cookie` header of `name=value; …` or of a reference to it.
+///
+/// # Errors
+/// [`HeaderError`] for control characters or text after a reference.
+pub fn cookie(text: &str) -> Result<(String, HeaderValue), HeaderError> {
+    Ok(("cookie".into(), value("cookie", text.trim())?))
+}
+
+/// Whether a name can stand before a header's colon (RFC 9110 token).
+pub(crate) fn is_header_name(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(token)
+}
+
+/// A header's value: a reference where it holds one, a secret where the name says so.
+pub(crate) fn value(name: &str, text: &str) -> Result<HeaderValue, HeaderError> {
+    if text.chars().any(|c| c.is_control() && c != '\t') {
+        return Err(HeaderError::Control(name.to_string()));
+    }
+    let Some((at, credential)) = reference(text) else { return Ok(recorded(name, text)) };
+    let credential = credential.ok_or_else(|| HeaderError::AfterReference(name.to_string()))?;
+    let prefix = text[..at].to_string();
+    Ok(HeaderValue::Secret { credential, secret: String::new(), prefix })
+}
+
+/// A value that was recorded elsewhere, in which references mean nothing.
+pub(crate) fn recorded(name: &str, text: &str) -> HeaderValue {
+    if !is_secret_name(name) {
+        return HeaderValue::Plain { text: text.to_string() };
+    }
+    let authorization = name.to_ascii_lowercase().ends_with("authorization");
+    let scheme = authorization.then(|| text.find(' ')).flatten().map_or(0, |n| n + 1);
+    inline(&text[..scheme], &text[scheme..])
+}
+
+/// A secret held in memory only.
+pub(crate) fn inline(prefix: &str, secret: &str) -> HeaderValue {
+    HeaderValue::Secret {
+        credential: Credential::Inline,
+        secret: secret.to_string(),
+        prefix: prefix.to_string(),
+    }
+}
+
+/// Where a reference starts and what it refers to; no credential when something follows it.
+fn reference(text: &str) -> Option<(usize, Option<Credential>)> {
+    let starts = |at: &usize| {
+        let before = text[..*at].chars().next_back();
+        before.is_none_or(|c| c == ' ' || c == '=' || c == ':')
+    };
+    let at = ["env:", "file:"].iter().flat_map(|p| text.match_indices(p)).map(|m| m.0);
+    let at = at.filter(starts).min()?;
+    if let Some(path) = text[at..].strip_prefix("file:") {
+        let path = path.trim_end();
+        let credential = Credential::File { path: path.to_string() };
+        return (!path.is_empty()).then_some((at, Some(credential)));
+    }
+    let name = &text[at + 4..];
+    let length = name.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
+    let digit = name.starts_with(|c: char| c.is_ascii_digit());
+    if length == 0 || digit {
+        return None;
+    }
+    let credential = Credential::Env { name: name[..length].to_string() };
+    Some((at, (length == name.len()).then_some(credential)))
+}
+
+/// Fills every reference in the headers of `template`, asking `lookup` for each (a variable's
+/// value, a file's first line).
+///
+/// # Errors
+/// [`HeaderError::Unresolved`] with the reason `lookup` gave.
+pub fn resolve(
+    template: &mut RequestTemplate,
+    lookup: &dyn Fn(&Credential) -> Result<String, String>,
+) -> Result<(), HeaderError> {
+    for (name, value) in &mut template.headers {
+        let HeaderValue::Secret { credential, secret, .. } = value else { continue };
+        let reference = match &*credential {
+            Credential::Inline => continue,
+            Credential::Env { name } => format!("env:{name}"),
+            Credential::File { path } => format!("file:{path}"),
+        };
+        *secret = lookup(credential).and_then(one_line).map_err(|why| HeaderError::Unresolved {
+            name: name.clone(),
+            reference,
+            why,
+        })?;
+    }
+    Ok(())
+}
+
+fn one_line(text: String) -> Result<String, String> {
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err("it is empty".into());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("it holds a control character".into());
+    }
+    Ok(text.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_with_and_without_secrets() {
+        let check = |line: &str, expected: &str| {
+            let found = match header(line) {
+                Ok((name, HeaderValue::Plain { text })) => format!("{name}={text}"),
+                Ok((name, HeaderValue::Secret { credential, secret, prefix })) => {
+                    let from = match credential {
+                        Credential::Env { name } => format!("env {name}"),
+                        Credential::File { path } => format!("file {path}"),
+                        Credential::Inline => "inline".into(),
+                    };
+                    format!("{name}=[{prefix}|{secret}] {from}")
+                }
+                Err(e) => format!("{e:?}"),
+            };
+            assert_eq!(found, expected, "{line}");
+        };
+        check("Accept:  text/html ", "Accept=text/html");
+        check("Authorization: Bearer abc", "Authorization=[Bearer |abc] inline");
+        check("Authorization: Bearer env:TOKEN", "Authorization=[Bearer |] env TOKEN");
+        check("Cookie: a=b; s=file:/tmp/x y", "Cookie=[a=b; s=|] file /tmp/x y");
+        check("X-Tenant: env:T", "X-Tenant=[|] env T");
+        check("X-Api-Key: k", "X-Api-Key=[|k] inline");
+        check("Referer: file:", "Referer=file:");
+        check("X-A: my-env:x", "X-A=my-env:x");
+        check("Cookie: a=env:A; b=c", "AfterReference(\"Cookie\")");
+        check("no header", "Shape(\"no header\")");
+        check("a b: c", "Shape(\"a b: c\")");
+        check("a: b\r\nc: d", "Control(\"a\")");
+    }
+
+    #[test]
+    fn references_are_filled_in_or_say_why_not() {
+        let (name, value) = header("Authorization: Bearer env:TOKEN").unwrap();
+        let mut template = crate::endpoint::parse("http://h/", None).unwrap().template;
+        template.headers.push((name, value));
+        resolve(&mut template, &|_| Ok("abc\n".into())).unwrap();
+        let HeaderValue::Secret { secret, .. } = &template.headers[0].1 else { unreachable!() };
+        assert_eq!(secret, "abc");
+        let error = resolve(&mut template, &|_| Err("not set".into())).unwrap_err();
+        assert!(error.to_string().contains("env:TOKEN"), "{error}");
+    }
+}

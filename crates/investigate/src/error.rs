@@ -1,0 +1,113 @@
+//! What can end a run before it has an answer.
+
+use thiserror::Error as ThisError;
+
+/// Why there is no answer. Each says what happened and why; [`Error::hint`] says what to do next.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// Nothing to send.
+    #[error("no endpoint to investigate")]
+    NoEndpoint,
+    /// The plan needs a consent that was not given.
+    #[error("{method} {endpoint} may change data, and sending it was not agreed to")]
+    MutatingRefused {
+        /// Method.
+        method: String,
+        /// Endpoint name.
+        endpoint: String,
+    },
+    /// A request cannot be rendered.
+    #[error("{endpoint} cannot be sent: {why}")]
+    Render {
+        /// Endpoint.
+        endpoint: String,
+        /// Why.
+        why: String,
+    },
+    /// The target does not answer.
+    #[error("{endpoint} does not answer: {why}")]
+    Unreachable {
+        /// Endpoint.
+        endpoint: String,
+        /// Why.
+        why: String,
+    },
+    /// The target went away while it was measured.
+    #[error("the target stopped answering during the run: {why}")]
+    Gone {
+        /// Why.
+        why: String,
+    },
+    /// The target answers, but not with success.
+    #[error("{endpoint} answers {status}, so there is no fast or slow to measure")]
+    Failing {
+        /// Endpoint.
+        endpoint: String,
+        /// Status or failure.
+        status: String,
+    },
+    /// 401, 403 or a login page.
+    #[error("{endpoint} asks for a login (HTTP {status})")]
+    LoginRequired {
+        /// Endpoint.
+        endpoint: String,
+        /// Status.
+        status: u16,
+    },
+    /// The login request failed.
+    #[error("the login request failed: {0}")]
+    Login(#[from] load::LoginError),
+    /// The launched command did not become ready.
+    #[error("the command did not become ready: {0}")]
+    Launch(String),
+    /// The run folder cannot be written or read.
+    #[error("{0}")]
+    Store(#[from] store::StoreError),
+    /// The observer's stream broke.
+    #[error("the observer stopped answering: {0}")]
+    Observer(String),
+    /// The user interrupted before there was anything to report.
+    #[error("interrupted before the first measurement")]
+    Interrupted,
+}
+
+impl Error {
+    /// The next step.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Error::NoEndpoint => "name a URL, a curl command, --har FILE or --endpoint 'GET /path'",
+            Error::MutatingRefused { .. } => {
+                "use a GET endpoint, or agree with --mutating when the target is yours to change"
+            }
+            Error::Render { .. } => "check the URL, its ranges {1..20} and the referenced secrets",
+            Error::Unreachable { .. } => {
+                "is the service running, and is host and port right? try the same URL with curl"
+            }
+            Error::Gone { .. } => "look at the service's log; what was measured before is kept",
+            Error::Failing { .. } => {
+                "try the same request with curl; send what it needs with -H, --cookie or --login"
+            }
+            Error::LoginRequired { .. } => {
+                "pass -H 'Authorization: env:TOKEN', --cookie env:COOKIE, or --login FILE"
+            }
+            Error::Login(_) => "send the login file's request with curl and compare",
+            Error::Launch(_) => "run the command by itself; its log is in the run folder",
+            Error::Store(_) => "check space and permissions, or choose a folder with --out DIR",
+            Error::Observer(_) => "start the observer again; the recorded evidence is kept",
+            Error::Interrupted => "run again; a first answer takes about ten seconds",
+        }
+    }
+
+    /// Whether the target, not the user or the tool, is at fault (exit code 3 against 2).
+    pub fn is_target_failure(&self) -> bool {
+        matches!(
+            self,
+            Error::Unreachable { .. }
+                | Error::Gone { .. }
+                | Error::Failing { .. }
+                | Error::LoginRequired { .. }
+                | Error::Login(_)
+                | Error::Launch(_)
+        )
+    }
+}

@@ -1,0 +1,54 @@
+//! Experiments: one file each. Every one drives windows through [`crate::senses::Senses`] and
+//! leaves nothing but evidence.
+
+mod concurrency;
+mod delay;
+mod page_slope;
+mod probe;
+mod profile;
+mod reasons;
+pub(crate) mod setup;
+mod solo;
+
+use crate::Error;
+use crate::run::Run;
+use evidence::{Endpoint, Experiment, ExperimentKind};
+use load::Request;
+
+/// Runs one experiment.
+pub(crate) fn perform(run: &mut Run, experiment: &Experiment) -> Result<(), Error> {
+    let endpoint = endpoint(run, &experiment.endpoint)?;
+    match &experiment.kind {
+        ExperimentKind::Probe => probe::run(run, &endpoint),
+        ExperimentKind::Solo => solo::run(run, &endpoint),
+        ExperimentKind::ColdWarm => solo::cold(run, &endpoint),
+        ExperimentKind::PageSlope => page_slope::run(run, &endpoint),
+        ExperimentKind::Concurrency => concurrency::run(run, &endpoint),
+        ExperimentKind::Reasons => reasons::run(run, &endpoint),
+        ExperimentKind::Profile => profile::run(run, &endpoint),
+        ExperimentKind::Delay { peer } => delay::run(run, &endpoint, peer),
+    }
+}
+
+/// Whether this run has what the experiment needs.
+pub(crate) fn possible(run: &Run, experiment: &Experiment) -> bool {
+    let endpoint = run.config.workload.endpoints.iter().find(|e| e.name == experiment.endpoint);
+    match &experiment.kind {
+        ExperimentKind::PageSlope => endpoint.is_some_and(|e| e.size_parameter.is_some()),
+        ExperimentKind::Concurrency => endpoint.is_some_and(crate::plan::is_safe),
+        ExperimentKind::Reasons | ExperimentKind::Profile => run.senses.observer.is_some(),
+        ExperimentKind::Delay { peer } => run.senses.proxies.covers(peer),
+        _ => true,
+    }
+}
+
+fn endpoint(run: &Run, name: &str) -> Result<Endpoint, Error> {
+    let found = run.config.workload.endpoints.iter().find(|e| e.name == name);
+    found.cloned().ok_or(Error::NoEndpoint)
+}
+
+/// The endpoint's request number `variant`, its answer's size set when asked for.
+fn request(endpoint: &Endpoint, variant: u64, size: Option<u64>) -> Result<Request, Error> {
+    load::render_endpoint(endpoint, variant, size)
+        .map_err(|e| Error::Render { endpoint: endpoint.name.clone(), why: e.to_string() })
+}

@@ -1,0 +1,250 @@
+//! Setup: everything before the first request of an experiment. Run folder, spans, proxies,
+//! launch, observer, discovery, login; each owned by a guard from the moment it exists.
+
+use crate::event::Event;
+use crate::proxies::Proxies;
+use crate::recorder::Recorder;
+use crate::run::Run;
+use crate::senses::{Senses, lost, stacks};
+use crate::{Config, Error, Stop, checkout, plan};
+use evidence::{Coverage, EvidenceBody, Level, RunInfo, SCHEMA_VERSION, Service, Target};
+use load::breaker::BreakerState;
+use load::{Breaker, Request};
+use observe::launch::{LaunchError, Launched};
+use observe::spans::SpanReceiver;
+use observe::stream::Pass;
+use observe::{ObserveError, Observer};
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use store::RunFolder;
+
+/// Starts everything and returns the run, ready for its first experiment.
+pub(crate) fn start<'a>(
+    config: &'a Config,
+    stop: &'a Stop,
+    events: &'a mut dyn FnMut(Event),
+) -> Result<Run<'a>, Error> {
+    let first = first_request(config)?;
+    let loopback = load::plan::is_loopback(&first.host);
+    let info = run_info(config, &first);
+    let folder = RunFolder::create(&config.root, &info)?;
+    events(Event::Started { run: info.id.clone() });
+    events(Event::Plan(plan::sentence(config, &hosts(config), loopback)));
+    let salt = random();
+    let mut run = Run {
+        config,
+        recorder: Recorder::new(folder, info),
+        senses: Senses::new(config, salt, stop.flag()),
+        stop,
+        events,
+        started: Instant::now(),
+        deadline: Instant::now() + config.budget,
+        loopback,
+        pass: Pass { wire: true, switches: true, wakeups: true, syscalls: false },
+        breaker: BreakerState::new(Breaker::standard(None)),
+    };
+    match prepare(&mut run, &first, salt) {
+        Ok(()) => Ok(run),
+        Err(e) => {
+            run.close(Some(e.to_string()))?;
+            Err(e)
+        }
+    }
+}
+
+fn prepare(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
+    listen_for_spans(run)?;
+    launch(run, first, salt)?;
+    observe(run, first)?;
+    run.started = Instant::now();
+    run.deadline = run.started + run.config.budget;
+    login(run)
+}
+
+fn first_request(config: &Config) -> Result<Request, Error> {
+    let endpoint = config.workload.endpoints.first().ok_or(Error::NoEndpoint)?;
+    super::request(endpoint, 0, None)
+}
+
+/// Distinct `host:port` of the workload.
+fn hosts(config: &Config) -> Vec<String> {
+    let mut hosts: Vec<String> = Vec::new();
+    for endpoint in &config.workload.endpoints {
+        if let Ok(request) = super::request(endpoint, 0, None) {
+            let host = request.host_port();
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+    }
+    hosts
+}
+
+fn run_info(config: &Config, first: &Request) -> RunInfo {
+    let target = format!("{}-{}", first.host, first.port);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    RunInfo {
+        schema_version: SCHEMA_VERSION,
+        tool_version: config.tool_version.clone(),
+        id: store::run_id(now, &target, random() as u32),
+        started: store::rfc3339(now),
+        seed: config.seed,
+        target: Target { url: first.origin(), ..Target::default() },
+        workload: config.workload.clone(),
+        objectives: config.objectives.clone(),
+        command: config.command.clone(),
+        host: observe::host::facts(),
+        ..RunInfo::default()
+    }
+}
+
+fn listen_for_spans(run: &mut Run) -> Result<(), Error> {
+    let Some(port) = run.config.otlp_port else { return Ok(()) };
+    let coverage = match SpanReceiver::start(port) {
+        Ok(receiver) => {
+            run.senses.spans = Some(receiver);
+            Coverage::ok("spans")
+        }
+        Err(e) => Coverage::unavailable(
+            "spans",
+            format!("no OTLP receiver on port {port}: {e}"),
+            "choose a free port with --otlp-port",
+        ),
+    };
+    run.recorder.add("spans", EvidenceBody::Coverage(vec![coverage]))
+}
+
+fn launch(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
+    let Some(launch) = &run.config.launch else { return Ok(()) };
+    let mut environment = launch.environment.clone();
+    if run.config.proxy {
+        let mut whole: Vec<(String, String)> = std::env::vars().collect();
+        whole.extend(environment);
+        let rewritten = Proxies::for_environment(&whole, salt);
+        for note in &rewritten.notes {
+            (run.events)(Event::Warning { message: note.clone(), hint: String::new() });
+        }
+        if rewritten.proxies.is_empty() {
+            run.warn(
+                "no peer is named in the environment, so no proxy was put in between",
+                "name the database in DATABASE_URL or DB_HOST and DB_PORT",
+            );
+        }
+        environment = rewritten.environment;
+        run.senses.proxies = rewritten.proxies;
+    }
+    if let Some(spans) = &run.senses.spans {
+        environment.extend(observe::spans::otel_environment(&spans.endpoint_url(), "service"));
+    }
+    let started = Instant::now();
+    let log = run.recorder.folder().raw("service.log")?;
+    let failed = |e: LaunchError| Error::Launch(e.to_string());
+    let launched = Launched::start(&launch.argv, &environment, Some(&launch.directory), &log)
+        .map_err(failed)?;
+    let address = Some((first.host.as_str(), first.port));
+    let stop = run.stop;
+    let ready = launched.wait_ready(address, launch.ready_within, &|| stop.requested());
+    // Owned from here on, so that it is ended also when it did not become ready.
+    run.senses.launched = Some(launched);
+    ready.map_err(failed)?;
+    (run.events)(Event::Ready { seconds: started.elapsed().as_secs_f64() });
+    Ok(())
+}
+
+/// Starts the observer and finds what is behind the URL. Whatever cannot be observed lowers the
+/// level and is said in coverage; it never ends the run.
+fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
+    let mut coverage = Vec::new();
+    if !run.config.url_only {
+        match connect(run.config, run.loopback) {
+            Ok(Some(observer)) => {
+                run.senses.observer_name = format!("observe@{}", observer.host());
+                run.senses.observer = Some(observer);
+            }
+            Ok(None) => coverage.push(Coverage::unavailable(
+                "observer",
+                format!("{} is another machine", first.host),
+                "run `perfwright observe --listen` there and pass --observer HOST:PORT",
+            )),
+            Err(e) => {
+                coverage.push(lost("observer", &e));
+            }
+        }
+    }
+    let pid = run.config.pid.or(run.senses.launched.as_ref().map(Launched::pid));
+    if let Some(observer) = &mut run.senses.observer {
+        match observer.find(&first.host, first.port, pid) {
+            Ok((service, found)) => {
+                run.senses.service = service;
+                coverage.extend(found);
+            }
+            Err(e) => coverage.push(lost("discovery", &e)),
+        }
+    }
+    let source = run.senses.observer_name.clone();
+    run.recorder.add(&source, EvidenceBody::Coverage(coverage.clone()))?;
+    if run.senses.service.is_none() {
+        // Nothing to watch: without a service the observer would only cost.
+        run.senses.observer = None;
+    } else {
+        let pass = run.pass;
+        run.senses.attach(&mut run.recorder, pass)?;
+    }
+    record_target(run, coverage)
+}
+
+fn connect(config: &Config, loopback: bool) -> Result<Option<Observer>, ObserveError> {
+    match &config.observer {
+        Some((address, token)) => Observer::connect(address, Some(token)).map(Some),
+        None if loopback || config.pid.is_some() || config.launch.is_some() => {
+            Observer::local(stacks()).map(Some)
+        }
+        None => Ok(None),
+    }
+}
+
+fn record_target(run: &mut Run, coverage: Vec<Coverage>) -> Result<(), Error> {
+    let knowledge = run.recorder.knowledge()?;
+    let service = run.senses.service.clone();
+    let level = match &service {
+        Some(_) => observe::doctor::level(true, &knowledge.coverage),
+        None => Level::L0,
+    };
+    let target = Target {
+        url: run.recorder.run().target.url.clone(),
+        level,
+        services: service.clone().into_iter().collect(),
+    };
+    let directory = service.as_ref().and_then(directory_of);
+    let checkout = directory.as_deref().and_then(checkout::of);
+    run.recorder.update(|info| {
+        info.target = target.clone();
+        if let Some(checkout) = checkout {
+            info.commit = Some(checkout.commit);
+            info.branch = checkout.branch;
+            info.dirty = Some(checkout.dirty);
+        }
+    })?;
+    let source = run.senses.observer_name.clone();
+    run.recorder.add(&source, EvidenceBody::Target(Box::new(target)))?;
+    (run.events)(Event::Found { service: service.map(Box::new), level, coverage });
+    Ok(())
+}
+
+fn directory_of(service: &Service) -> Option<PathBuf> {
+    let serving = service.processes.iter().find(|p| p.serving)?;
+    serving.directory.as_deref().map(Path::new).map(Path::to_path_buf)
+}
+
+fn login(run: &mut Run) -> Result<(), Error> {
+    let Some(template) = &run.config.workload.login else { return Ok(()) };
+    let session = load::login(template, run.config.seed ^ 1)?;
+    run.senses.log_in(session);
+    Ok(())
+}
+
+/// 64 bits from the operating system's random source, as the standard library seeds its maps.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}

@@ -1,0 +1,40 @@
+//! Replay: the same conclusions from the stored evidence, byte for byte.
+
+use crate::Error;
+use diagnose::Knowledge;
+use evidence::{Evidence, Report, RunInfo};
+use std::path::Path;
+
+/// What a replay gives.
+pub struct Replayed {
+    /// The recomputed report.
+    pub report: Report,
+    /// What could not be read, and why.
+    pub problems: Vec<String>,
+}
+
+/// Recomputes timelines, findings and report of the run in `folder` from its evidence alone.
+///
+/// # Errors
+/// When the folder holds no readable `run.json`. Unreadable evidence is a problem, not an error.
+pub fn replay(folder: &Path) -> Result<Replayed, Error> {
+    let (run, evidence, problems) = store::open(folder)?;
+    Ok(Replayed { report: conclude(&run, &evidence), problems })
+}
+
+/// The one way from evidence to report, live and in replay.
+pub(crate) fn conclude(run: &RunInfo, evidence: &[Evidence]) -> Report {
+    conclude_from(&Knowledge::new(run, evidence))
+}
+
+/// As [`conclude`], from what is already indexed.
+pub(crate) fn conclude_from(knowledge: &Knowledge) -> Report {
+    let concluded = diagnose::hypotheses::judge_all(knowledge);
+    diagnose::assemble::report(
+        knowledge,
+        concluded.findings,
+        concluded.exonerated,
+        concluded.undecided,
+        Vec::new(),
+    )
+}

@@ -1,0 +1,194 @@
+//! The loop itself.
+
+use crate::event::Event;
+use crate::recorder::Recorder;
+use crate::senses::Senses;
+use crate::{Config, Error, Stop, experiments, plan, replay};
+use evidence::{Arm, Experiment, ExperimentKind, Report, Risk};
+use load::breaker::BreakerState;
+use observe::stream::Pass;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What a run gives.
+pub struct Outcome {
+    /// The report.
+    pub report: Report,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// Whether the user or the circuit breaker ended it early.
+    pub stopped: bool,
+    /// The error that ended it early, when the target failed while it was measured.
+    pub failed: Option<Error>,
+}
+
+/// One run in progress.
+pub(crate) struct Run<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) recorder: Recorder,
+    pub(crate) senses: Senses,
+    pub(crate) stop: &'a Stop,
+    pub(crate) events: &'a mut dyn FnMut(Event),
+    pub(crate) started: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) loopback: bool,
+    /// The cheap pass that gives milliseconds.
+    pub(crate) pass: Pass,
+    pub(crate) breaker: BreakerState,
+}
+
+/// Runs the loop: measure a baseline, form hypotheses, run the cheapest experiment that separates
+/// them, judge again, until nothing undecided is worth its cost or the budget is spent.
+///
+/// `events` is told what happens. Everything started is undone before this returns, also on error
+/// and when `stop` is set; a run that was stopped keeps and reports what it has.
+///
+/// # Errors
+/// When there is no answer to give; see [`Error`].
+pub fn investigate(
+    config: &Config,
+    stop: &Stop,
+    events: &mut dyn FnMut(Event),
+) -> Result<Outcome, Error> {
+    plan::check(config)?;
+    let mut run = crate::experiments::setup::start(config, stop, events)?;
+    let failed = match run.baseline().and_then(|()| run.deepen()) {
+        Ok(()) => None,
+        // What was measured before the target or the observer failed is still worth telling.
+        Err(e) if run.recorder.has_answers() => Some(e),
+        Err(e) => {
+            run.close(Some(e.to_string()))?;
+            return Err(e);
+        }
+    };
+    let ended = failed.as_ref().map(ToString::to_string);
+    let ended = ended.or_else(|| stop.requested().then(|| "interrupted".to_string()));
+    Ok(Outcome { failed, ..run.finish(ended)? })
+}
+
+impl Run<'_> {
+    /// Probe and solo of every endpoint: what every answer starts from.
+    fn baseline(&mut self) -> Result<(), Error> {
+        for endpoint in &self.config.workload.endpoints {
+            self.perform(&base(ExperimentKind::Probe, &endpoint.name))?;
+        }
+        for endpoint in &self.config.workload.endpoints {
+            if self.over() {
+                break;
+            }
+            self.perform(&base(ExperimentKind::Solo, &endpoint.name))?;
+            self.say(&endpoint.name)?;
+        }
+        if self.stop.requested() && !self.recorder.has_answers() {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
+
+    /// While a hypothesis is undecided and the budget allows: the experiment with the most
+    /// information per second, then the least risk.
+    fn deepen(&mut self) -> Result<(), Error> {
+        let mut done: BTreeSet<(ExperimentKind, String)> = BTreeSet::new();
+        while !self.over() {
+            let knowledge = self.recorder.knowledge()?;
+            let left = self.deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+            let next = knowledge
+                .endpoints()
+                .iter()
+                .flat_map(|e| diagnose::hypotheses::experiments(&knowledge, e))
+                .filter(|x| !done.contains(&(x.kind.clone(), x.endpoint.clone())))
+                .filter(|x| self.config.consents.grants(x.consent, self.loopback))
+                .filter(|x| x.cost_s <= left && experiments::possible(self, x))
+                .max_by(|a, b| worth(a).total_cmp(&worth(b)).then(b.risk.cmp(&a.risk)));
+            let Some(next) = next else { break };
+            done.insert((next.kind.clone(), next.endpoint.clone()));
+            self.perform(&next)?;
+            self.say(&next.endpoint)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, experiment: &Experiment) -> Result<(), Error> {
+        (self.events)(Event::Experiment(experiment.clone()));
+        let at = self.started.elapsed().as_millis() as u64;
+        self.recorder.update(|run| run.experiments.push((at, experiment.clone())))?;
+        experiments::perform(self, experiment)
+    }
+
+    /// Tells the best sentence about an endpoint.
+    pub(crate) fn say(&mut self, endpoint: &str) -> Result<(), Error> {
+        let knowledge = self.recorder.knowledge()?;
+        let text = diagnose::headline::of(&knowledge, endpoint);
+        let seconds = self.started.elapsed().as_secs_f64();
+        (self.events)(Event::Sentence { endpoint: endpoint.into(), text, seconds });
+        Ok(())
+    }
+
+    /// Whether budget or user end the run.
+    pub(crate) fn over(&self) -> bool {
+        self.stop.requested() || Instant::now() >= self.deadline
+    }
+
+    /// An endpoint's part of what is left, when `n` share it.
+    pub(crate) fn share(&self, n: usize) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()) / n.max(1) as u32
+    }
+
+    /// Tells a warning.
+    pub(crate) fn warn(&mut self, message: &str, hint: &str) {
+        (self.events)(Event::Warning { message: message.into(), hint: hint.into() });
+    }
+
+    /// Tells why the circuit breaker opened.
+    pub(crate) fn tripped(&mut self) {
+        if let Some(trip) = self.breaker.trip() {
+            self.warn(&format!("stopped driving: {trip}"), "look at the service's log");
+        }
+    }
+
+    /// Median latency of the endpoint's warm requests, zero when there are none.
+    pub(crate) fn typical_latency(&mut self, endpoint: &str) -> Result<Duration, Error> {
+        let knowledge = self.recorder.knowledge()?;
+        let warm: Vec<f64> =
+            knowledge.exchanges_of(endpoint, &Arm::Warm).map(|e| e.latency().0 as f64).collect();
+        Ok(Duration::from_nanos(stats::median(&warm).unwrap_or(0.0) as u64))
+    }
+
+    fn finish(mut self, ended: Option<String>) -> Result<Outcome, Error> {
+        let stopped = ended.is_some();
+        self.close(ended)?;
+        let knowledge = self.recorder.knowledge()?;
+        let report = replay::conclude_from(&knowledge);
+        let folder = self.recorder.folder().path().to_path_buf();
+        Ok(Outcome { report, folder, stopped, failed: None })
+    }
+
+    /// Undoes everything that was started and seals `run.json`.
+    pub(crate) fn close(&mut self, ended: Option<String>) -> Result<(), Error> {
+        self.senses.close(&mut self.recorder)?;
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.recorder.finish(ended, (seconds * 1e3).round() / 1e3)
+    }
+}
+
+/// Information per second.
+fn worth(experiment: &Experiment) -> f64 {
+    experiment.information / experiment.cost_s.max(0.1)
+}
+
+fn base(kind: ExperimentKind, endpoint: &str) -> Experiment {
+    let purpose = match kind {
+        ExperimentKind::Probe => "is it up, and what comes back",
+        _ => "where does one request spend its time",
+    };
+    Experiment {
+        kind,
+        endpoint: endpoint.into(),
+        purpose: purpose.into(),
+        cost_s: 1.0,
+        information: 1.0,
+        risk: Risk::None,
+        consent: evidence::Consent::None,
+    }
+}

@@ -1,0 +1,277 @@
+//! The senses of one run: the client, the observer, the span receiver and the proxies, driven
+//! window by window. A window is the unit of evidence: counters before, one request or silence,
+//! a settling gap, counters after, everything drained.
+
+use crate::proxies::Proxies;
+use crate::recorder::Recorder;
+use crate::{Config, Error};
+use evidence::{Arm, Coverage, EvidenceBody, Exchange, Failure, Nanos, Service, Window};
+use load::{Client, Request, Response, Session};
+use observe::launch::Launched;
+use observe::spans::SpanReceiver;
+use observe::stream::{Pass, ProfileConfig};
+use observe::{ObserveError, Observer};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Quiet time after an answer, so that late packets and records belong to their window.
+pub(crate) const GAP: Duration = Duration::from_millis(20);
+/// Idle windows are as long as driven ones within these bounds: long enough to see a background
+/// job, short enough not to eat the budget of a slow endpoint.
+const IDLE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// Connections refused in a row that make a target gone.
+const GONE: u32 = 3;
+/// Largest answer that is read.
+pub(crate) const BODY_LIMIT: u64 = 64 << 20;
+
+/// Everything a run measures with. Dropping it undoes what was started, in this order.
+pub(crate) struct Senses {
+    pub(crate) observer: Option<Observer>,
+    pub(crate) observer_name: String,
+    pub(crate) spans: Option<SpanReceiver>,
+    pub(crate) proxies: Proxies,
+    pub(crate) session: Session,
+    pub(crate) service: Option<Service>,
+    pub(crate) launched: Option<Launched>,
+    client: Client,
+    cancel: Arc<AtomicBool>,
+    seed: u64,
+    salt: u64,
+    refusals: u32,
+    next_window: u32,
+    timeout: Duration,
+}
+
+impl Senses {
+    pub(crate) fn new(config: &Config, salt: u64, cancel: Arc<AtomicBool>) -> Senses {
+        let client = Client::new(config.seed).with_cancel(Arc::clone(&cancel));
+        Senses {
+            observer: None,
+            observer_name: "observe".into(),
+            spans: None,
+            proxies: Proxies::default(),
+            session: Session::default(),
+            service: None,
+            launched: None,
+            client,
+            cancel,
+            seed: config.seed,
+            salt,
+            refusals: 0,
+            next_window: 1,
+            timeout: config.request_timeout,
+        }
+    }
+
+    /// Starts a pass of the observer; what cannot be had is recorded as coverage.
+    pub(crate) fn attach(&mut self, recorder: &mut Recorder, pass: Pass) -> Result<(), Error> {
+        let Some(observer) = &mut self.observer else { return Ok(()) };
+        let coverage = match observer.attach(pass, self.salt) {
+            Ok(coverage) => coverage,
+            Err(e) => vec![lost("observer", &e)],
+        };
+        recorder.add(&self.observer_name, EvidenceBody::Coverage(coverage))
+    }
+
+    /// One driven window: sends `request`, waits the gap, drains everything.
+    pub(crate) fn drive(
+        &mut self,
+        recorder: &mut Recorder,
+        endpoint: &str,
+        arm: &Arm,
+        request: &Request,
+        want_body: bool,
+    ) -> Result<(Exchange, Option<Response>), Error> {
+        let id = self.begin(recorder)?;
+        let start = load::clock::now();
+        let (mut exchange, response) =
+            self.client.send(request, self.timeout, BODY_LIMIT, want_body);
+        exchange.window = id;
+        std::thread::sleep(GAP);
+        let window = Window {
+            id,
+            endpoint: endpoint.into(),
+            arm: arm.clone(),
+            driven: true,
+            start,
+            end: load::clock::now(),
+        };
+        recorder.add("load", EvidenceBody::Exchanges(vec![exchange.clone()]))?;
+        self.end(recorder, window)?;
+        self.look_after(&exchange)?;
+        Ok((exchange, response))
+    }
+
+    /// A target that refuses several connections in a row is gone.
+    fn look_after(&mut self, exchange: &Exchange) -> Result<(), Error> {
+        let refused = matches!(exchange.failure, Some(Failure::Connect));
+        self.refusals = if refused { self.refusals + 1 } else { 0 };
+        if self.refusals < GONE { Ok(()) } else { Err(Error::Gone { why: self.detail() }) }
+    }
+
+    /// One idle window of about the given length.
+    pub(crate) fn idle(
+        &mut self,
+        recorder: &mut Recorder,
+        endpoint: &str,
+        arm: &Arm,
+        like: Nanos,
+    ) -> Result<(), Error> {
+        let id = self.begin(recorder)?;
+        let start = load::clock::now();
+        std::thread::sleep(Duration::from_nanos(like.0).clamp(IDLE.0, IDLE.1));
+        let window = Window {
+            id,
+            endpoint: endpoint.into(),
+            arm: arm.clone(),
+            driven: false,
+            start,
+            end: load::clock::now(),
+        };
+        self.end(recorder, window)
+    }
+
+    /// A window in which `drive` sends as it likes; the exchanges are numbered afterwards.
+    pub(crate) fn crowd(
+        &mut self,
+        recorder: &mut Recorder,
+        endpoint: &str,
+        arm: &Arm,
+        drive: impl FnOnce(u32, &Session) -> Vec<Exchange>,
+    ) -> Result<(), Error> {
+        let id = self.begin(recorder)?;
+        let start = load::clock::now();
+        let exchanges = drive(id, &self.session);
+        std::thread::sleep(GAP);
+        let window = Window {
+            id,
+            endpoint: endpoint.into(),
+            arm: arm.clone(),
+            driven: true,
+            start,
+            end: load::clock::now(),
+        };
+        recorder.add("load", EvidenceBody::Exchanges(exchanges))?;
+        self.end(recorder, window)
+    }
+
+    /// Starts sampling stacks.
+    pub(crate) fn start_profile(
+        &mut self,
+        recorder: &mut Recorder,
+        config: ProfileConfig,
+    ) -> Result<bool, Error> {
+        let Some(observer) = &mut self.observer else { return Ok(false) };
+        match observer.start_profile(config) {
+            Ok(coverage) => {
+                recorder.add(&self.observer_name, EvidenceBody::Coverage(coverage))?;
+                Ok(true)
+            }
+            Err(e) => {
+                let c = lost("cpu-stacks", &e);
+                recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Stops sampling and records the profiles.
+    pub(crate) fn stop_profile(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
+        let Some(observer) = &mut self.observer else { return Ok(()) };
+        match observer.stop_profile() {
+            Ok(bodies) => {
+                bodies.into_iter().try_for_each(|body| recorder.add(&self.observer_name, body))
+            }
+            Err(e) => {
+                let c = lost("cpu-stacks", &e);
+                recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))
+            }
+        }
+    }
+
+    /// Closes the connection, so that the next request pays for dns, connect and tls again.
+    pub(crate) fn disconnect(&mut self) {
+        self.client.disconnect();
+    }
+
+    /// Cookies and token of a login, for all later requests.
+    pub(crate) fn log_in(&mut self, session: Session) {
+        let cancel = Arc::clone(&self.cancel);
+        self.client = Client::new(self.seed).with_session(session.clone()).with_cancel(cancel);
+        self.session = session;
+    }
+
+    /// What went wrong in the last exchange, in words.
+    pub(crate) fn detail(&self) -> String {
+        self.client.detail().unwrap_or("no answer").to_string()
+    }
+
+    /// Undoes everything that was started: observer, proxies, receiver, launched command.
+    pub(crate) fn close(&mut self, recorder: &mut Recorder) -> Result<(), Error> {
+        self.client.disconnect();
+        if let Some(observer) = self.observer.take()
+            && let Err(e) = observer.stop()
+        {
+            let c = lost("observer", &e);
+            recorder.add(&self.observer_name, EvidenceBody::Coverage(vec![c]))?;
+        }
+        self.proxies = Proxies::default();
+        self.spans = None;
+        if let Some(launched) = self.launched.take() {
+            recorder.add("launch", EvidenceBody::Log(launched.troubles()))?;
+            let left = launched.stop();
+            if !left.is_empty() {
+                let reason = format!("processes {left:?} of the command could not be ended");
+                let c = Coverage::partial("launch", reason, "end them by hand");
+                recorder.add("launch", EvidenceBody::Coverage(vec![c]))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, recorder: &mut Recorder) -> Result<u32, Error> {
+        let id = self.next_window;
+        self.next_window += 1;
+        if let Some(observer) = &mut self.observer {
+            let news = observer.begin(id).map_err(|e| Error::Observer(e.to_string()))?;
+            recorder.add(&self.observer_name, EvidenceBody::Coverage(news))?;
+        }
+        Ok(id)
+    }
+
+    fn end(&mut self, recorder: &mut Recorder, window: Window) -> Result<(), Error> {
+        let id = window.id;
+        recorder.add("load", EvidenceBody::Windows(vec![window]))?;
+        if let Some(observer) = &mut self.observer {
+            let batch = observer.end(id).map_err(|e| Error::Observer(e.to_string()))?;
+            for body in batch {
+                recorder.add(&self.observer_name, body)?;
+            }
+        }
+        recorder.add("proxy", EvidenceBody::Calls(self.proxies.take_calls()))?;
+        if let Some(spans) = &mut self.spans {
+            recorder.add("spans", EvidenceBody::Spans(spans.take()))?;
+            recorder.add("spans", EvidenceBody::Losses(spans.losses()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The profilers the observer is given.
+pub(crate) fn stacks() -> Option<Box<dyn observe::StackSource + Send>> {
+    Some(Box::new(observe::stacks::Stacks::default()))
+}
+
+/// A probe lost to an observer's error, with its hint.
+pub(crate) fn lost(probe: &str, error: &ObserveError) -> Coverage {
+    match error {
+        ObserveError::Failed { message, hint } => Coverage::unavailable(probe, message, hint),
+        other => Coverage::unavailable(probe, other.to_string(), ""),
+    }
+}
+
+/// Whether a failed exchange means the target asks for a login.
+pub(crate) fn asks_for_login(exchange: &Exchange) -> bool {
+    matches!(exchange.failure, Some(Failure::LoginRequired))
+}

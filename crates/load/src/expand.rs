@@ -1,0 +1,149 @@
+//! Variables in a URL: `{1..20}` ranges and `{a,b,c}` lists, expanded by a variant number.
+//!
+//! Anything else in braces (`{id}`, JSON) is not a variable and stays as it is. Nothing is ever
+//! enumerated: a variant picks one combination by mixed-radix digits, the last group fastest.
+
+/// Groups beyond this many are left as they are.
+const GROUPS_MAX: usize = 16;
+
+/// One piece of a template.
+enum Part<'a> {
+    Literal(&'a str),
+    Range { from: i64, to: i64, width: usize },
+    List(Vec<&'a str>),
+}
+
+impl Part<'_> {
+    fn count(&self) -> u64 {
+        match self {
+            Part::Literal(_) => 1,
+            Part::Range { from, to, .. } => from.abs_diff(*to).saturating_add(1),
+            Part::List(items) => items.len() as u64,
+        }
+    }
+
+    fn write(&self, pick: u64, out: &mut String) {
+        match self {
+            Part::Literal(text) => out.push_str(text),
+            Part::List(items) => out.push_str(items[pick as usize % items.len()]),
+            Part::Range { from, to, width } => {
+                let step = if to >= from { i128::from(pick) } else { -i128::from(pick) };
+                let value = i128::from(*from) + step;
+                out.push_str(&format!("{value:0width$}"));
+            }
+        }
+    }
+}
+
+/// How many combinations the text has; at least 1, at most `u64::MAX`.
+pub fn variants(text: &str) -> u64 {
+    parts(text).iter().fold(1u64, |total, part| total.saturating_mul(part.count()))
+}
+
+/// The text with its variables set to combination `variant` (modulo [`variants`]).
+pub fn expand(text: &str, variant: u64) -> String {
+    let parts = parts(text);
+    let total = parts.iter().fold(1u64, |total, part| total.saturating_mul(part.count()));
+    let mut rest = variant % total;
+    let mut picks = vec![0; parts.len()];
+    for (part, pick) in parts.iter().zip(&mut picks).rev() {
+        *pick = rest % part.count();
+        rest /= part.count();
+    }
+    let mut out = String::with_capacity(text.len());
+    for (part, pick) in parts.iter().zip(picks) {
+        part.write(pick, &mut out);
+    }
+    out
+}
+
+fn parts(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let (mut literal_from, mut at, mut groups) = (0, 0, 0);
+    while let Some(open) = text[at..].find('{').map(|i| at + i) {
+        let Some(close) = text[open..].find('}').map(|i| open + i) else { break };
+        at = open + 1;
+        if groups < GROUPS_MAX
+            && let Some(group) = group(&text[open + 1..close])
+        {
+            parts.push(Part::Literal(&text[literal_from..open]));
+            parts.push(group);
+            (literal_from, at) = (close + 1, close + 1);
+            groups += 1;
+        }
+    }
+    parts.push(Part::Literal(&text[literal_from..]));
+    parts
+}
+
+/// What is between braces, when it is a variable.
+fn group(inner: &str) -> Option<Part<'_>> {
+    if let Some((from, to)) = inner.split_once("..") {
+        let width = if is_padded(from) || is_padded(to) { from.len().max(to.len()) } else { 0 };
+        return Some(Part::Range { from: integer(from)?, to: integer(to)?, width });
+    }
+    let items: Vec<&str> = inner.split(',').collect();
+    // Only characters a URL may hold bare: `{"a":1,"b":2}` in a query is JSON, not a list.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~%+".contains(c);
+    (items.len() > 1 && items.iter().all(|item| item.chars().all(plain)))
+        .then_some(Part::List(items))
+}
+
+fn integer(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| text.parse().ok())
+        .flatten()
+}
+
+fn is_padded(text: &str) -> bool {
+    text.len() > 1 && text.starts_with('0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(text: &str, expected: &[&str]) {
+        assert_eq!(variants(text), expected.len() as u64, "{text}");
+        for (variant, want) in expected.iter().enumerate() {
+            assert_eq!(expand(text, variant as u64), *want, "{text} #{variant}");
+        }
+        assert_eq!(expand(text, expected.len() as u64), expected[0], "{text} wraps");
+    }
+
+    #[test]
+    fn variables() {
+        check("/plain", &["/plain"]);
+        check("/p?page={1..3}", &["/p?page=1", "/p?page=2", "/p?page=3"]);
+        check("/p/{03..01}", &["/p/03", "/p/02", "/p/01"]);
+        check("/{a,b}/{1..2}", &["/a/1", "/a/2", "/b/1", "/b/2"]);
+        check("/{x,}", &["/x", "/"]);
+        check("/{-1..1}", &["/-1", "/0", "/1"]);
+        check("/users/{id}", &["/users/{id}"]);
+        check("/q?f={\"a\":1,\"b\":2}", &["/q?f={\"a\":1,\"b\":2}"]);
+        check("/q?f={\"a\":{1..2}}", &["/q?f={\"a\":1}", "/q?f={\"a\":2}"]);
+        check("/open{1..", &["/open{1.."]);
+        check("/{1..x}", &["/{1..x}"]);
+    }
+
+    #[test]
+    fn huge_ranges_are_not_enumerated() {
+        let text = "/{0..9223372036854775807}/{-9223372036854775808..9223372036854775807}";
+        assert_eq!(variants(text), u64::MAX);
+        assert!(expand(text, u64::MAX - 1).starts_with('/'));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_expands(text in ".{0,80}", variant: u64) {
+            expand(&text, variant);
+        }
+
+        #[test]
+        fn braces_and_dots_expand(text in "[{}.,0-9a-]{0,40}", variant: u64) {
+            expand(&text, variant);
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! The scheduler's side of the story: when each thread of the service ran, waited for a CPU or was
+//! blocked, from perf events, drained by a thread of our own so that rings do not overflow.
+
+mod machine;
+mod open;
+mod record;
+mod ring;
+mod round_trips;
+mod syscalls;
+mod tracefs;
+
+pub(crate) use round_trips::Remote;
+pub(crate) use syscalls::FdKind;
+
+use crate::clock::monotonic;
+use crate::discovery::proc;
+use crate::stream::Pass;
+use evidence::{Call, Coverage, Nanos, ThreadInterval};
+use machine::Machine;
+use record::{Event, Record, Stamped};
+use ring::Ring;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tracefs::Tracepoints;
+
+/// Descriptors beyond which events are opened per CPU for the whole machine, not per thread.
+const DESCRIPTORS: usize = 1000;
+/// How often rings are read: 8 MiB hold about 100,000 records, a busy service makes 2,000 in it.
+const DRAIN_EVERY: Duration = Duration::from_millis(20);
+/// Records younger than this may still have an older one on its way in another ring.
+const SETTLE: Nanos = Nanos(2_000_000);
+
+/// What a drain yields.
+#[derive(Debug, Default)]
+pub(crate) struct SchedBatch {
+    /// Intervals up to the instant of the drain.
+    pub intervals: Vec<ThreadInterval>,
+    /// Round trips seen as system calls.
+    pub calls: Vec<Call>,
+    /// Records lost since the last drain.
+    pub lost: u64,
+    /// Threads alive, with their processes.
+    pub threads: Vec<(i32, i32)>,
+    /// Threads seen reading or writing a socket.
+    pub serving: BTreeSet<i32>,
+}
+
+/// Everything opened; undone when dropped.
+pub(crate) struct Scheduler {
+    shared: Arc<Shared>,
+    drainer: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    core: Mutex<Core>,
+    stop: Mutex<bool>,
+    bell: Condvar,
+}
+
+struct Core {
+    rings: Vec<Ring>,
+    cpus: Vec<i32>,
+    points: Tracepoints,
+    pass: Pass,
+    /// Per thread, or one set for the whole machine.
+    events: Vec<OwnedFd>,
+    wakeups: Vec<OwnedFd>,
+    filtered: BTreeSet<i32>,
+    machine_wide: bool,
+    attached: BTreeSet<i32>,
+    machine: Machine,
+    pending: Vec<Stamped>,
+    lost: u64,
+    news: Vec<Coverage>,
+    lone: Vec<(i32, i32)>,
+}
+
+impl Scheduler {
+    /// Opens what `pass` asks for on the threads of `pids`; `None` when switch records are refused.
+    /// What is lost is said in the coverage.
+    /// `lone` are threads to watch by themselves (the generator's), with their process.
+    pub(crate) fn start(
+        pids: &[i32],
+        lone: &[(i32, i32)],
+        pass: Pass,
+    ) -> (Option<Scheduler>, Vec<Coverage>) {
+        let mut coverage = Vec::new();
+        if !pass.switches {
+            return (None, coverage);
+        }
+        let cpus = open::online_cpus();
+        let rings = match open::rings(&cpus) {
+            Ok(rings) => rings,
+            Err(e) => return (None, vec![crate::doctor::switches_refused(&e)]),
+        };
+        let points = tracepoints(pass, &mut coverage);
+        let mut core = Core {
+            rings,
+            cpus,
+            points,
+            pass,
+            events: Vec::new(),
+            wakeups: Vec::new(),
+            filtered: BTreeSet::new(),
+            machine_wide: false,
+            attached: BTreeSet::new(),
+            machine: Machine::new(syscalls::native()),
+            pending: Vec::new(),
+            lost: 0,
+            news: coverage,
+            lone: lone.to_vec(),
+        };
+        core.attach(pids);
+        let coverage = std::mem::take(&mut core.news);
+        if core.events.is_empty() {
+            return (None, coverage);
+        }
+        let shared = Arc::new(Shared {
+            core: Mutex::new(core),
+            stop: Mutex::new(false),
+            bell: Condvar::new(),
+        });
+        let other = Arc::clone(&shared);
+        let drainer = std::thread::Builder::new()
+            .name("perfwright-sched".into())
+            .spawn(move || other.drain_until_stopped())
+            .ok();
+        (Some(Scheduler { shared, drainer }), coverage)
+    }
+
+    /// Looks for threads and processes that came since; returns news about coverage.
+    pub(crate) fn refresh(&self, pids: &[i32]) -> Vec<Coverage> {
+        let mut core = lock(&self.shared.core);
+        core.attach(pids);
+        std::mem::take(&mut core.news)
+    }
+
+    /// Tells what descriptors are, and which of them lead to peers.
+    pub(crate) fn descriptors(
+        &self,
+        kinds: HashMap<(i32, i32), FdKind>,
+        remotes: HashMap<(i32, i32), Remote>,
+    ) {
+        let mut core = lock(&self.shared.core);
+        core.machine.fds = kinds;
+        core.machine.trips.remotes = remotes;
+    }
+
+    /// Everything up to now.
+    pub(crate) fn drain(&self) -> SchedBatch {
+        let now = monotonic();
+        // Records of before `now` are in their rings once the writers have returned.
+        std::thread::sleep(Duration::from_micros(200));
+        let mut core = lock(&self.shared.core);
+        core.collect(now);
+        let runs = |pid: i32, tid: i32| proc::thread_runs(pid, tid);
+        let intervals = core.machine.cut(now, runs);
+        let lost = std::mem::take(&mut core.lost) + std::mem::take(&mut core.machine.overflow);
+        SchedBatch {
+            intervals,
+            calls: core.machine.trips.take(),
+            lost,
+            threads: core.machine.alive().collect(),
+            serving: core.machine.serving.clone(),
+        }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        *lock(&self.shared.stop) = true;
+        self.shared.bell.notify_all();
+        if let Some(drainer) = self.drainer.take() {
+            // A panic there has been reported by the thread itself.
+            let _ = drainer.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tracepoint numbers, when the pass needs them; refusals go into the coverage.
+fn tracepoints(pass: Pass, coverage: &mut Vec<Coverage>) -> Tracepoints {
+    if !pass.wakeups && !pass.syscalls {
+        return Tracepoints::default();
+    }
+    match tracefs::read() {
+        Ok((mut points, _)) => {
+            if pass.wakeups && !crate::doctor::in_first_pid_namespace() {
+                coverage.push(crate::doctor::wakeups_in_container());
+                points.waking = None;
+            }
+            points
+        }
+        Err(e) => {
+            if pass.wakeups {
+                coverage.push(crate::doctor::wakeups_refused(&e));
+            }
+            if pass.syscalls {
+                coverage.push(crate::doctor::syscalls_refused(&e));
+            }
+            Tracepoints::default()
+        }
+    }
+}
+
+impl Shared {
+    fn drain_until_stopped(&self) {
+        let mut stop = lock(&self.stop);
+        while !*stop {
+            let waited = self.bell.wait_timeout(stop, DRAIN_EVERY);
+            stop = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if *stop {
+                return;
+            }
+            drop(stop);
+            let mut core = lock(&self.core);
+            core.collect(monotonic() - SETTLE);
+            core.refilter();
+            drop(core);
+            stop = lock(&self.stop);
+        }
+    }
+}
+
+impl Core {
+    /// Reads all rings and folds what is not younger than `until`.
+    fn collect(&mut self, until: Nanos) {
+        let (pending, points, lost) = (&mut self.pending, &self.points, &mut self.lost);
+        for ring in &mut self.rings {
+            let skipped = ring.drain(|bytes| match record::parse(bytes, points) {
+                Record::Event(event) => pending.push(event),
+                Record::Lost(n) => *lost += n,
+                Record::Ignored => {}
+            });
+            *lost += u64::from(skipped > 0);
+        }
+        pending.sort_by_key(|e| e.at);
+        let ready = pending.partition_point(|e| e.at <= until);
+        self.machine.feed(&pending[..ready]);
+        for event in &pending[..ready] {
+            if matches!(event.event, Event::Born { .. }) && self.machine.knows(event.tid) {
+                // Inherits the events of the thread that made it.
+                self.attached.insert(event.tid);
+            }
+        }
+        pending.drain(..ready);
+    }
+
+    fn attach(&mut self, pids: &[i32]) {
+        self.collect(monotonic());
+        let ended = |tid: &i32| proc::stat(*tid).is_none();
+        let gone: Vec<i32> = self.machine.alive().map(|t| t.0).filter(ended).collect();
+        for tid in gone {
+            self.machine.end(tid, monotonic());
+            self.attached.remove(&tid);
+        }
+        // A thread born while we attach may have been made by one that was not attached yet.
+        for _ in 0..3 {
+            let mut threads = threads_of(pids);
+            threads.extend(self.lone.iter().filter(|t| proc::stat(t.1).is_some()));
+            if self.events.is_empty() {
+                self.choose_width(threads.len());
+            }
+            let before = self.attached.len();
+            for (pid, tid) in threads {
+                if !self.attached.contains(&tid) {
+                    self.attach_one(pid, tid);
+                }
+            }
+            if self.attached.len() == before {
+                break;
+            }
+        }
+        self.refilter();
+    }
+
+    /// Per thread, unless that takes too many descriptors and the whole machine may be watched.
+    fn choose_width(&mut self, threads: usize) {
+        let each = if self.pass.syscalls { 3 } else { 1 };
+        raise_descriptor_limit();
+        if threads * self.cpus.len() * each <= DESCRIPTORS {
+            return;
+        }
+        let all: io::Result<Vec<OwnedFd>> = self
+            .cpus
+            .iter()
+            .zip(&self.rings)
+            .map(|(cpu, ring)| open::switches(-1, *cpu, ring))
+            .collect();
+        if let Ok(events) = all {
+            self.events = events;
+            self.machine_wide = true;
+        }
+    }
+
+    fn attach_one(&mut self, pid: i32, tid: i32) {
+        if !self.machine_wide {
+            for n in 0..self.cpus.len() {
+                match open::switches(tid, self.cpus[n], &self.rings[n]) {
+                    Ok(event) => self.events.push(event),
+                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return,
+                    Err(e) => return self.tell(crate::doctor::switches_refused(&e)),
+                }
+            }
+            self.attach_syscalls(tid);
+        }
+        self.attached.insert(tid);
+        let family = !self.lone.contains(&(pid, tid));
+        self.machine.add(pid, tid, monotonic(), family);
+    }
+
+    fn attach_syscalls(&mut self, tid: i32) {
+        if !self.pass.syscalls || self.points.enter.is_none() {
+            return;
+        }
+        for n in 0..self.cpus.len() {
+            match open::syscalls(tid, self.cpus[n], &self.points, &self.rings[n]) {
+                Ok(events) => self.events.extend(events),
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return,
+                Err(e) => {
+                    self.tell(crate::doctor::syscalls_refused(&e));
+                    self.points.enter = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Wake-ups of a thread happen on the waker's side, so their events are system-wide, filtered
+    /// in the kernel to the threads known. New threads need a new event.
+    fn refilter(&mut self) {
+        let tids: BTreeSet<i32> = self.machine.alive().map(|t| t.0).collect();
+        if tids.is_empty() || tids.is_subset(&self.filtered) {
+            return;
+        }
+        let filter = open::filter("pid", tids.iter().copied());
+        let by = open::filter("common_pid", tids.iter().copied());
+        let mut wanted = Vec::new();
+        if let Some(id) = self.points.waking.filter(|_| self.pass.wakeups) {
+            wanted.push((id, &filter));
+        }
+        if self.machine_wide && self.pass.syscalls {
+            wanted.extend(self.points.enter.map(|id| (id, &by)));
+            wanted.extend(self.points.leave.map(|id| (id, &by)));
+        }
+        let mut events = Vec::new();
+        for (id, filter) in wanted {
+            for (cpu, ring) in self.cpus.iter().zip(&self.rings) {
+                match open::filtered(id, *cpu, filter, ring) {
+                    Ok(event) => events.push(event),
+                    Err(e) => {
+                        self.points.waking = None;
+                        self.tell(crate::doctor::wakeups_refused(&e));
+                        return;
+                    }
+                }
+            }
+        }
+        self.wakeups = events;
+        self.filtered = tids;
+    }
+
+    fn tell(&mut self, news: Coverage) {
+        if !self.news.contains(&news) {
+            self.news.push(news);
+        }
+    }
+}
+
+fn threads_of(pids: &[i32]) -> Vec<(i32, i32)> {
+    pids.iter().flat_map(|pid| proc::threads(*pid).into_iter().map(|tid| (*pid, tid))).collect()
+}
+
+/// One descriptor a thread and CPU adds up: use what the system allows us.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls work on a local.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max
+        {
+            limit.rlim_cur = limit.rlim_max.min(1 << 16);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
+/// Tries what the scheduler's side needs, on one thread, and undoes it.
+pub(crate) fn probe(tid: i32) -> Vec<Coverage> {
+    let cpus = open::online_cpus();
+    let ring = match open::rings(&cpus[..1]) {
+        Ok(mut rings) => rings.remove(0),
+        Err(e) => return vec![crate::doctor::switches_refused(&e)],
+    };
+    let mut out = vec![match open::switches(tid, cpus[0], &ring) {
+        Ok(_) => Coverage::ok("context-switches"),
+        Err(e) => crate::doctor::switches_refused(&e),
+    }];
+    let points = match tracefs::read() {
+        Ok((points, _)) => {
+            out.push(Coverage::ok("tracefs"));
+            points
+        }
+        Err(e) => {
+            out.push(crate::doctor::tracefs_refused(&e));
+            out.push(crate::doctor::wakeups_refused(&e));
+            out.push(crate::doctor::syscalls_refused(&e));
+            return out;
+        }
+    };
+    let waking = points.waking.ok_or_else(|| io::ErrorKind::Unsupported.into());
+    let waking = waking.and_then(|id| open::filtered(id, cpus[0], "pid==1", &ring));
+    out.push(match waking {
+        Ok(_) if crate::doctor::in_first_pid_namespace() => Coverage::ok("wakeups"),
+        Ok(_) => crate::doctor::wakeups_in_container(),
+        Err(e) => crate::doctor::wakeups_refused(&e),
+    });
+    out.push(match open::syscalls(tid, cpus[0], &points, &ring) {
+        Ok(_) => Coverage::ok("syscalls"),
+        Err(e) => crate::doctor::syscalls_refused(&e),
+    });
+    out
+}

@@ -1,0 +1,180 @@
+//! Opening perf events: which ones, on which threads and CPUs, and what a refusal means.
+
+use super::ring::{Ring, control, open};
+use super::tracefs::Tracepoints;
+use perf_event_open_sys::bindings::{self, perf_event_attr};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const SAMPLE_TID: u64 = 1 << 1;
+const SAMPLE_TIME: u64 = 1 << 2;
+const SAMPLE_RAW: u64 = 1 << 10;
+/// The kernel copies at most a page of a filter.
+const FILTER_LIMIT: usize = 4000;
+/// All rings together; one ring is at most 8 MiB, which holds about 100,000 records.
+const RINGS_BYTES: usize = 64 << 20;
+
+/// Numbers of the CPUs online, from the kernel's list (`0-3,5`).
+pub(crate) fn online_cpus() -> Vec<i32> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let cpus = parse_list(text.trim());
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+fn parse_list(text: &str) -> Vec<i32> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (a, b) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(a), Ok(b)) = (a.parse::<i32>(), b.parse::<i32>()) {
+            cpus.extend(a..=b.min(a + 4096));
+        }
+    }
+    cpus
+}
+
+fn attributes() -> perf_event_attr {
+    let mut attr = perf_event_attr {
+        sample_type: SAMPLE_TID | SAMPLE_TIME,
+        clockid: libc::CLOCK_MONOTONIC,
+        ..perf_event_attr::default()
+    };
+    attr.set_sample_id_all(1);
+    attr.set_use_clockid(1);
+    attr
+}
+
+/// A software event that counts nothing; kernel mode excluded, which keeps it legal at
+/// `perf_event_paranoid` 2.
+fn dummy() -> perf_event_attr {
+    let mut attr = attributes();
+    attr.type_ = bindings::PERF_TYPE_SOFTWARE;
+    attr.config = u64::from(bindings::PERF_COUNT_SW_DUMMY);
+    attr.set_exclude_kernel(1);
+    attr
+}
+
+fn tracepoint(id: u64) -> perf_event_attr {
+    let mut attr = attributes();
+    attr.type_ = bindings::PERF_TYPE_TRACEPOINT;
+    attr.config = id;
+    attr.sample_period = 1;
+    attr.sample_type |= SAMPLE_RAW;
+    attr
+}
+
+/// One ring a CPU, owned by an idle event of our own main thread, so that events of the target
+/// can come and go.
+///
+/// # Errors
+/// perf events are refused altogether.
+pub(crate) fn rings(cpus: &[i32]) -> io::Result<Vec<Ring>> {
+    let each = (RINGS_BYTES / cpus.len().max(1)).clamp(512 << 10, 8 << 20);
+    // A power of two, rounded down.
+    let each = 1 << each.ilog2();
+    let own = std::process::id() as i32;
+    cpus.iter().map(|cpu| Ring::map(open(&mut dummy(), own, *cpu)?, each)).collect()
+}
+
+/// Context-switch, birth and death records of one thread (`tid` −1: of every thread) on one CPU.
+///
+/// # Errors
+/// The kernel's: EACCES is policy, ESRCH a thread that has ended, EMFILE too many descriptors.
+pub(crate) fn switches(tid: i32, cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
+    let mut attr = dummy();
+    attr.set_context_switch(1);
+    attr.set_task(1);
+    attr.set_inherit(u64::from(tid != -1));
+    let event = open(&mut attr, tid, cpu)?;
+    ring.redirect(&event)?;
+    Ok(event)
+}
+
+/// System calls of one thread on one CPU, entered and left.
+///
+/// # Errors
+/// As [`switches`].
+pub(crate) fn syscalls(
+    tid: i32,
+    cpu: i32,
+    points: &Tracepoints,
+    ring: &Ring,
+) -> io::Result<[OwnedFd; 2]> {
+    let (Some(enter), Some(leave)) = (points.enter, points.leave) else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    let one = |id: u64| -> io::Result<OwnedFd> {
+        let mut attr = tracepoint(id);
+        attr.set_inherit(1);
+        let event = open(&mut attr, tid, cpu)?;
+        ring.redirect(&event)?;
+        Ok(event)
+    };
+    Ok([one(enter)?, one(leave)?])
+}
+
+/// A system-wide tracepoint on one CPU with a filter in the kernel. A filter cannot be replaced
+/// (EEXIST): open anew, then close the old event.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn filtered(id: u64, cpu: i32, filter: &str, ring: &Ring) -> io::Result<OwnedFd> {
+    let mut attr = tracepoint(id);
+    attr.set_disabled(1);
+    let event = open(&mut attr, -1, cpu)?;
+    let text = CString::new(filter).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let fd = event.as_raw_fd();
+    control(fd, bindings::SET_FILTER, text.as_ptr() as libc::c_ulong)?;
+    ring.redirect(&event)?;
+    control(fd, bindings::ENABLE, 0)?;
+    Ok(event)
+}
+
+/// A filter that passes at least the given thread ids, short enough for the kernel: neighbours are
+/// merged into ranges, closest first, until it fits. What it lets through beyond is dropped later.
+pub(crate) fn filter(field: &str, tids: impl IntoIterator<Item = i32>) -> String {
+    let mut tids: Vec<i32> = tids.into_iter().collect();
+    tids.sort_unstable();
+    tids.dedup();
+    let mut gap = 1;
+    loop {
+        let mut ranges: Vec<(i32, i32)> = Vec::new();
+        for tid in &tids {
+            match ranges.last_mut() {
+                Some(last) if tid.saturating_sub(last.1) <= gap => last.1 = *tid,
+                _ => ranges.push((*tid, *tid)),
+            }
+        }
+        let parts: Vec<String> = ranges
+            .iter()
+            .map(|(a, b)| match a == b {
+                true => format!("{field}=={a}"),
+                false => format!("({field}>={a}&&{field}<={b})"),
+            })
+            .collect();
+        let text = parts.join("||");
+        if text.len() <= FILTER_LIMIT || ranges.len() == 1 {
+            return text;
+        }
+        gap = gap.saturating_mul(2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_fit_and_pass_every_thread() {
+        assert_eq!(filter("pid", [7, 3, 3]), "pid==3||pid==7");
+        assert_eq!(filter("pid", [3, 4, 5, 9]), "(pid>=3&&pid<=5)||pid==9");
+        let many = filter("pid", (0..3000).map(|n| n * 7));
+        assert!(many.len() <= FILTER_LIMIT, "{}", many.len());
+    }
+
+    #[test]
+    fn cpu_lists_are_read() {
+        assert_eq!(parse_list("0-2,5"), [0, 1, 2, 5]);
+        assert_eq!(parse_list(""), [] as [i32; 0]);
+    }
+}

@@ -1,0 +1,233 @@
+//! One conductor's session on Linux: what was found, what is attached, and what each window
+//! yields. Dropping it undoes everything.
+
+use crate::capture::{CaptureBatch, CaptureThread};
+use crate::counters::{Snapshot, with_children};
+use crate::discovery::{self, Found, proc};
+use crate::doctor;
+use crate::sched::{SchedBatch, Scheduler};
+use crate::stream::{Pass, Reply};
+use evidence::{
+    Call, Coverage, EvidenceBody, LossCount, ProcessCounters, ProcessRole, Protocol, Service,
+    ThreadInfo,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A session.
+pub(crate) struct Session {
+    generator: bool,
+    generator_threads: Vec<i32>,
+    found: Option<Found>,
+    pass: Pass,
+    scheduler: Option<Scheduler>,
+    capture: Option<CaptureThread>,
+    before: Option<(u32, Snapshot)>,
+    threads: BTreeMap<i32, ThreadInfo>,
+    serving: BTreeSet<i32>,
+    /// Counters of databases and caches, wanted while they are on this host.
+    servers: Vec<(ProcessRole, Vec<i32>)>,
+}
+
+impl Session {
+    pub(crate) fn new(generator: bool) -> Session {
+        Session {
+            generator,
+            generator_threads: Vec::new(),
+            found: None,
+            pass: Pass::default(),
+            scheduler: None,
+            capture: None,
+            before: None,
+            threads: BTreeMap::new(),
+            serving: BTreeSet::new(),
+            servers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn service(&self) -> Option<&Service> {
+        self.found.as_ref().map(|f| &f.service)
+    }
+
+    pub(crate) fn find(&mut self, host: &str, port: u16, pid: Option<i32>) -> Reply {
+        let (found, mut coverage) = discovery::find(host, port, pid);
+        let target = found.as_ref().and_then(|f| f.serving.first().copied());
+        coverage.extend(doctor::probe(target));
+        let service = found.as_ref().map(|f| Box::new(f.service.clone()));
+        self.found = found;
+        self.look_at_servers();
+        Reply::Found { service, coverage: last_words(coverage) }
+    }
+
+    pub(crate) fn generator(&mut self, threads: Vec<i32>) -> Reply {
+        self.generator_threads = threads;
+        Reply::Done { coverage: Vec::new() }
+    }
+
+    pub(crate) fn attach(&mut self, pass: Pass, salt: u64) -> Reply {
+        self.stop();
+        self.pass = pass;
+        let Some(found) = &self.found else {
+            return Reply::Done { coverage: Vec::new() };
+        };
+        let own = std::process::id() as i32;
+        let lone: Vec<(i32, i32)> = match self.generator {
+            true => self.generator_threads.iter().map(|tid| (own, *tid)).collect(),
+            false => Vec::new(),
+        };
+        let (scheduler, mut coverage) = Scheduler::start(&found.pids, &lone, pass);
+        self.scheduler = scheduler;
+        if pass.wire {
+            match CaptureThread::start(found.foreign, found.flows.clone(), salt) {
+                Ok(capture) => self.capture = Some(capture),
+                Err(refused) => coverage.push(refused),
+            }
+        }
+        self.tell_descriptors();
+        Reply::Done { coverage: last_words(coverage) }
+    }
+
+    pub(crate) fn begin(&mut self, window: u32) -> Reply {
+        self.before = Some((window, Snapshot::take(&self.wanted())));
+        Reply::Done { coverage: Vec::new() }
+    }
+
+    pub(crate) fn end(&mut self, window: u32) -> Reply {
+        let counters = self.counters(window);
+        let batch = self.scheduler.as_ref().map(Scheduler::drain).unwrap_or_default();
+        let captured = self.capture.as_ref().map(CaptureThread::drain).unwrap_or_default();
+        let mut news = self.look_again(&captured.calls);
+        if let Some(why) = &captured.failed {
+            self.capture = None;
+            news.push(Coverage::partial("packet-capture", why.clone(), "start the run again"));
+        }
+        let mut evidence = Vec::new();
+        let mut add = |body: EvidenceBody| {
+            if body.samples() > 0 {
+                evidence.push(body);
+            }
+        };
+        add(EvidenceBody::Counters(counters));
+        add(EvidenceBody::Threads(self.new_threads(&batch)));
+        add(EvidenceBody::Losses(losses(window, batch.lost, &captured)));
+        let mut calls = self.of_the_service(captured.calls);
+        calls.extend(batch.calls);
+        calls.sort_by_key(|c| (c.start, c.end, c.connection));
+        add(EvidenceBody::Calls(calls));
+        add(EvidenceBody::ServerEdges(captured.edges));
+        add(EvidenceBody::Intervals(batch.intervals));
+        add(EvidenceBody::Coverage(news));
+        Reply::Batch { evidence }
+    }
+
+    /// Leaves out calls on connections that turned out to be somebody else's.
+    fn of_the_service(&self, calls: Vec<Call>) -> Vec<Call> {
+        let Some(flows) = self.found.as_ref().map(|f| &f.flows) else { return calls };
+        let foreign = |p: &u16| flows.foreign.contains(p) && !flows.mine.contains(p);
+        calls.into_iter().filter(|c| !foreign(&c.client_port)).collect()
+    }
+
+    /// Detaches; what was found stays.
+    pub(crate) fn stop(&mut self) {
+        self.scheduler = None;
+        self.capture = None;
+        self.before = None;
+    }
+
+    fn wanted(&self) -> Vec<(ProcessRole, Vec<i32>)> {
+        let mut wanted = self.servers.clone();
+        wanted.extend(self.found.as_ref().map(|f| (ProcessRole::Service, f.pids.clone())));
+        if self.generator {
+            wanted.push((ProcessRole::Generator, vec![std::process::id() as i32]));
+        }
+        wanted
+    }
+
+    fn counters(&mut self, window: u32) -> Vec<ProcessCounters> {
+        match self.before.take().filter(|b| b.0 == window) {
+            Some((_, before)) => Snapshot::take(&self.wanted()).since(&before, window),
+            None => Vec::new(),
+        }
+    }
+
+    /// New workers, threads and connections, in the gap between windows.
+    fn look_again(&mut self, calls: &[Call]) -> Vec<Coverage> {
+        let Some(found) = &mut self.found else { return Vec::new() };
+        found.learn(calls);
+        found.refresh();
+        if let Some(capture) = &self.capture {
+            capture.follow(found.flows.clone());
+        }
+        let pids = found.pids.clone();
+        let news = self.scheduler.as_ref().map(|s| s.refresh(&pids)).unwrap_or_default();
+        self.look_at_servers();
+        self.tell_descriptors();
+        news
+    }
+
+    fn look_at_servers(&mut self) {
+        let servers = self.found.as_ref().map(|f| f.servers.as_slice()).unwrap_or_default();
+        self.servers = with_children(servers);
+    }
+
+    /// Round trips seen as system calls are wanted where no packet shows them.
+    fn tell_descriptors(&self) {
+        let (Some(scheduler), Some(found)) = (&self.scheduler, &self.found) else { return };
+        let captured = self.capture.is_some();
+        let remotes = found
+            .remotes
+            .iter()
+            .filter(|(_, remote)| !captured || remote.protocol == Protocol::Unix);
+        let remotes = remotes.map(|(fd, remote)| (*fd, remote.clone())).collect();
+        scheduler.descriptors(found.kinds.clone(), remotes);
+    }
+
+    fn new_threads(&mut self, batch: &SchedBatch) -> Vec<ThreadInfo> {
+        self.serving.extend(batch.serving.iter().copied());
+        let mut fresh = Vec::new();
+        for (tid, pid) in &batch.threads {
+            let serving = self.serving.contains(tid) || self.serves(*pid, *tid);
+            let known = self.threads.get(tid);
+            if known.is_some_and(|k| k.pid == *pid && (k.serving || !serving)) {
+                continue;
+            }
+            let name = proc::thread_name(*pid, *tid);
+            let info = ThreadInfo { tid: *tid, pid: *pid, name, serving };
+            self.threads.insert(*tid, info.clone());
+            fresh.push(info);
+        }
+        fresh.sort_by_key(|t| (t.pid, t.tid));
+        fresh
+    }
+
+    /// Without system calls: the main thread of a Node process that accepts our connections, all
+    /// threads of another that does.
+    fn serves(&self, pid: i32, tid: i32) -> bool {
+        let Some(found) = self.found.as_ref().filter(|f| f.serving.contains(&pid)) else {
+            return false;
+        };
+        found.runtime_of(pid) != Some("node") || tid == pid
+    }
+}
+
+fn losses(window: u32, perf: u64, captured: &CaptureBatch) -> Vec<LossCount> {
+    let perf = (perf > 0).then_some(("perf-lost", perf));
+    let all = captured.losses.iter().copied().chain(perf);
+    let one = |(what, count): (&str, u64)| LossCount {
+        what: what.to_owned(),
+        count,
+        windows: vec![window],
+    };
+    all.map(one).collect()
+}
+
+/// The last word on each probe, in order of first mention.
+fn last_words(coverage: Vec<Coverage>) -> Vec<Coverage> {
+    let mut out: Vec<Coverage> = Vec::new();
+    for c in coverage {
+        match out.iter_mut().find(|o| o.probe == c.probe) {
+            Some(o) => *o = c,
+            None => out.push(c),
+        }
+    }
+    out
+}

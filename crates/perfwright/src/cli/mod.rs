@@ -1,0 +1,152 @@
+//! The command line: definitions, dispatch, exit codes. clap's types stop here.
+
+mod demo;
+mod doctor;
+mod exit;
+mod generate;
+mod investigate;
+mod observe;
+mod printer;
+mod runs;
+mod workload;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use exit::ExitStatus;
+use printer::Printer;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+EXAMPLES
+  perfwright demo                                        a small shop with slow pages, on board
+  perfwright investigate http://127.0.0.1:3000/orders    a service that is already running
+  perfwright investigate 'curl https://… -H \"Authorization: …\"'   as copied from a browser
+  perfwright investigate --har dashboard.har             a page: endpoints by what the user waited
+  perfwright investigate --endpoint 'GET /orders?page={1..20}' -- npm run dev
+  perfwright doctor http://127.0.0.1:3000                what can be observed here
+
+EXIT CODES
+  0 fine   1 finding at or above --fail-on   2 usage or tool error   3 the target failed
+  4 inconclusive";
+
+/// A performance engineer in one binary: where does every millisecond of a request go, why, and
+/// what would fix it.
+#[derive(Parser)]
+#[command(name = "perfwright", version, before_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Args, Clone)]
+struct Global {
+    /// Errors only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Say everything
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Folder that holds the runs [default: .perfwright here]
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find where the time of a request goes, why, and what would fix it
+    Investigate(Box<investigate::InvestigateArgs>),
+    /// Investigate a small slow shop that is on board: nothing needs to be installed
+    Demo(demo::DemoArgs),
+    /// What can be observed here, at which level, and the exact command that would raise it
+    Doctor(doctor::DoctorArgs),
+    /// Show a finished run again
+    Report(runs::ReportArgs),
+    /// Recompute a run's conclusions from its stored evidence
+    Replay(runs::ReplayArgs),
+    /// List runs
+    Runs(runs::RunsArgs),
+    /// Watch a service here and stream framed evidence to a conductor elsewhere
+    Observe(observe::ObserveArgs),
+    /// Print shell completions
+    Completions(generate::CompletionsArgs),
+    /// Print the man page
+    Man,
+    /// The shop of `demo`
+    #[command(hide = true)]
+    DemoShop(demo::ShopArgs),
+}
+
+/// Format of the data on stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For a terminal
+    Text,
+    /// Markdown
+    Md,
+    /// The JSON contract `perfwright/report/1`
+    Json,
+}
+
+/// Parses, runs, prints errors, returns the exit status.
+pub(crate) fn main() -> ExitStatus {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let help = !e.use_stderr();
+            // clap chooses the stream: help to stdout, usage errors to stderr.
+            return match e.print() {
+                Ok(()) if help => ExitStatus::Success,
+                _ => ExitStatus::Error,
+            };
+        }
+    };
+    let printer = Printer::new(cli.global.quiet, cli.global.verbose);
+    match run(cli, printer) {
+        Ok(status) => status,
+        Err(e) => {
+            printer.error(&format!("{e:#}"), &hint_of(&e));
+            status_of(&e)
+        }
+    }
+}
+
+fn run(cli: Cli, printer: Printer) -> Result<ExitStatus> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Investigate(args) => investigate::run(*args, global, printer),
+        Command::Demo(args) => demo::run(&args, global, printer),
+        Command::Doctor(args) => doctor::run(&args, printer),
+        Command::Report(args) => runs::report(&args, global, printer),
+        Command::Replay(args) => runs::replay(&args, global, printer),
+        Command::Runs(args) => runs::list(&args, global, printer),
+        Command::Observe(args) => observe::run(&args, printer),
+        Command::Completions(args) => generate::completions(&args, printer),
+        Command::Man => generate::man(printer),
+        Command::DemoShop(args) => demo::shop(&args),
+    }
+}
+
+/// The folder that holds `runs/`.
+fn root(global: &Global) -> PathBuf {
+    global.out.clone().unwrap_or_else(|| PathBuf::from(".perfwright")).join("runs")
+}
+
+fn hint_of(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<::investigate::Error>() {
+        Some(e) => e.hint().into(),
+        None => match error.downcast_ref::<workload::UsageError>() {
+            Some(e) => e.hint.clone(),
+            None => String::new(),
+        },
+    }
+}
+
+fn status_of(error: &anyhow::Error) -> ExitStatus {
+    match error.downcast_ref::<::investigate::Error>() {
+        Some(::investigate::Error::Interrupted) => ExitStatus::Inconclusive,
+        Some(e) if e.is_target_failure() => ExitStatus::Target,
+        _ => ExitStatus::Error,
+    }
+}

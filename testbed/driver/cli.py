@@ -1,0 +1,88 @@
+"""The command line of `testbed/run`."""
+
+import argparse
+import signal
+import sys
+
+from . import check, compare_rules, compare_truth
+from .services import PORTS, RUNTIMES, SetupFailed
+
+EXAMPLES = """\
+EXAMPLES
+  testbed/run check                            the truth services do what a plan says (no perfwright needed)
+  testbed/run truth --seed 7                   200 plans over three runtimes, ledger against truth
+  testbed/run truth --seed 7 --plans 12 --runtimes go --budget 5s
+  testbed/run truth --seed 7 --foreign 20      under 20 other requests/s: do the intervals cover the truth?
+  testbed/run rules --seed 7                   100 planted faults, 60 healthy requests, predictions
+  testbed/run --all --seed 7                   all of it
+  PERFWRIGHT=path/to/perfwright testbed/run …  another binary than target/release/perfwright
+
+Exit code 0: the bar is met. 1: it is not. 2: something did not start.
+"""
+
+
+def runtimes(text):
+    chosen = text.split(",")
+    for runtime in chosen:
+        if runtime not in PORTS or runtime == "supplier":
+            raise argparse.ArgumentTypeError("no runtime called %s; one of %s"
+                                             % (runtime, ", ".join(r for r in PORTS if r != "supplier")))
+    return chosen
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="testbed/run", epilog=EXAMPLES,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20 and rules")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--runtimes", type=runtimes, default=list(RUNTIMES), metavar="LIST",
+                        help="default node,python,go; also node-cluster, gunicorn")
+    seeded = argparse.ArgumentParser(add_help=False)
+    seeded.add_argument("--seed", type=int, required=True, help="the draw is repeatable by it")
+    seeded.add_argument("--budget", default="8s", help="of each perfwright run (default 8s)")
+    seeded.add_argument("--requests", type=int, default=30, help="solo requests for each truth (default 30)")
+    commands = top.add_subparsers(dest="command")
+    commands.add_parser("check", parents=[common])
+    truth = commands.add_parser("truth", parents=[common, seeded])
+    truth.add_argument("--plans", type=int, default=200)
+    truth.add_argument("--foreign", type=float, default=0, metavar="PER_SECOND",
+                       help="other people's requests to the same service; judges coverage of the intervals")
+    truth.add_argument("--recorded", metavar="DIR", help="judge an earlier comparison again, start nothing")
+    rules = commands.add_parser("rules", parents=[common, seeded])
+    rules.add_argument("--cases", type=int, default=100)
+    rules.add_argument("--healthy", type=int, default=60)
+    top.add_argument("--seed", type=int, help="with --all")
+    return top
+
+
+COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run}
+
+
+def main(arguments):
+    top = parser()
+    options = top.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then too
+    try:
+        if options.all:
+            return run_all(top, options)
+        if options.command is None:
+            top.print_help(sys.stderr)
+            return 2
+        return COMMANDS[options.command](options)
+    except SetupFailed as failure:
+        print("testbed: %s" % failure, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def run_all(top, options):
+    """Everything, to the end; the worst exit code."""
+    if options.seed is None:
+        top.error("--all needs --seed")
+    seed = ["--seed", str(options.seed)]
+    worst = 0
+    for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed]):
+        print("\n## testbed/run %s\n" % " ".join(arguments), flush=True)
+        worst = max(worst, COMMANDS[arguments[0]](top.parse_args(arguments)))
+    return worst

@@ -1,0 +1,123 @@
+"""Compares a report with the truth, cell by cell, and a finding with a planted fault."""
+
+from dataclasses import dataclass
+
+from .truth import EDGE_LINES, Band
+
+TOLERANCE_MS = 1.0
+TOLERANCE_SHARE = 0.10
+# below this neither side says anything: the cell is not counted
+SILENT_MS = 0.05
+# a ledger line that is a part of another one for the truth, which cannot tell them apart
+SAME_LINE = {"gc": "cpu", "pool": "lock", **{line: "edges" for line in EDGE_LINES}}
+SEVERITIES = ("info", "low", "medium", "high", "critical")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of one plan in one runtime."""
+
+    line: str
+    truth: Band
+    reported: float
+    low: float
+    high: float
+    ok: bool
+    covered: bool
+
+    @property
+    def material(self):
+        return max(self.truth.high, self.reported) >= TOLERANCE_MS
+
+
+def report_lines(endpoint):
+    """Milliseconds, low and high per line of the truth, summed over the details."""
+    lines = {}
+    for row in endpoint["ledger"]:
+        line = SAME_LINE.get(row["line"], row["line"])
+        ms, low, high = lines.get(line, (0.0, 0.0, 0.0))
+        lines[line] = (ms + row["ms"], low + _or(row["low"], row["ms"]), high + _or(row["high"], row["ms"]))
+    return lines
+
+
+def _or(value, fallback):
+    return fallback if value is None else value
+
+
+def cells(truth, endpoint):
+    """The cells that say something, in the order of the truth's lines."""
+    reported = report_lines(endpoint)
+    unattributed = reported.get("unattributed", (0.0, 0.0, 0.0))[0]
+    result = []
+    for line in [*truth, *(line for line in reported if line not in truth)]:
+        band = truth.get(line, Band(0.0, 0.0))
+        ms, low, high = reported.get(line, (0.0, 0.0, 0.0))
+        if max(band.high, ms) < SILENT_MS and line != "unattributed":
+            continue
+        ok = within(band, ms)
+        if line == "timer" and not ok:
+            ok = within(band, ms + unattributed)  # a sleep may be named or left unattributed
+        if line == "unattributed" and not ok:
+            missing = truth["timer"].high - reported.get("timer", (0.0,))[0]
+            ok = missing > 0 and within(band, ms - missing)
+        covered = low <= band.high and high >= band.low
+        result.append(Cell(line, band, ms, low, high, ok, covered))
+    return result
+
+
+def within(band, ms):
+    return band.distance(ms) <= max(TOLERANCE_MS, TOLERANCE_SHARE * band.high)
+
+
+def sum_problem(endpoint):
+    """Why the ledger does not add up to the measured latency, or None."""
+    total = sum(row["ms"] for row in endpoint["ledger"])
+    latency = endpoint["latency_ms"]
+    if latency is None:
+        return "no latency"
+    best = min(abs(total - latency["p50"]), abs(total - latency["mean"]))
+    if best > max(0.05, 0.03 * latency["p50"]):
+        return "lines sum to %.3f ms, latency is %.3f (p50), %.3f (mean)" % (
+            total, latency["p50"], latency["mean"])
+    return None
+
+
+def above_info(report):
+    """The findings that a healthy service must not get."""
+    return [finding for finding in report["findings"] if SEVERITIES.index(finding["severity"]) > 0]
+
+
+def first_rule(report):
+    return report["findings"][0]["rule"] if report["findings"] else None
+
+
+PREDICTION_SHARE = 0.20
+# our client and perfwright's do not see the same wall time: an interpreter is between
+CLIENT_MS = 0.15
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted median beside the one measured without the fault, milliseconds."""
+
+    after: float
+    low: float
+    high: float
+    measured: float
+
+    @property
+    def ok(self):
+        return abs(self.after - self.measured) <= max(PREDICTION_SHARE * self.measured, CLIENT_MS)
+
+    @property
+    def covered(self):
+        return self.low <= self.measured <= self.high
+
+
+def prediction(report, rule, measured_ms):
+    """The prediction of the rule's first finding, or None."""
+    for finding in report["findings"]:
+        if finding["rule"] == rule and finding["prediction"]:
+            p50 = finding["prediction"]["p50_ms"]
+            return Prediction(p50["after"], p50["low"], p50["high"], measured_ms)
+    return None
