@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// A drain that reads as much is followed by the next at once.
+const BURST_BYTES: u64 = 1 << 20;
+
 /// A capture drained by its own thread. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Background {
@@ -31,11 +34,15 @@ impl Capture {
         let work = move || {
             loop {
                 let last = asked.load(Ordering::Acquire);
+                let before = capture.statistics().bytes;
                 capture.drain(&mut each)?;
                 if last {
                     return Ok(capture);
                 }
-                std::thread::park_timeout(interval);
+                // In a burst the buffer fills faster than any interval.
+                if capture.statistics().bytes - before < BURST_BYTES {
+                    std::thread::park_timeout(interval);
+                }
             }
         };
         let thread = std::thread::Builder::new()

@@ -4,7 +4,7 @@
 //! interfaces both directions are needed. So there is one socket for loopback, which ignores
 //! outgoing packets, and one for everything else (or one an interface, when named).
 
-use super::{CaptureError, Config, Interfaces, Statistics, filter};
+use super::{CaptureError, Config, Interfaces, Statistics, filter, timestamps};
 use crate::segment::{Segment, decode};
 use evidence::Nanos;
 use std::ffi::CString;
@@ -62,6 +62,7 @@ impl Capture {
                 }
             }
         }
+        timestamps::wait()?;
         let (offset, error) = clock_offset();
         Ok(Capture {
             sockets,
@@ -267,7 +268,7 @@ fn read_all(
 }
 
 /// The kernel's `CLOCK_REALTIME` timestamp of a message, nanoseconds.
-fn timestamp(header: &libc::msghdr) -> Option<i64> {
+pub(super) fn timestamp(header: &libc::msghdr) -> Option<i64> {
     // SAFETY: the header was filled by recvmmsg and its control buffer is alive.
     unsafe {
         let c = libc::CMSG_FIRSTHDR(header);
@@ -294,7 +295,7 @@ fn clock_offset() -> (i64, Nanos) {
     (best.0, Nanos((best.1 as u64).div_ceil(2)))
 }
 
-fn clock(which: libc::clockid_t) -> i64 {
+pub(super) fn clock(which: libc::clockid_t) -> i64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `t` is valid for writing; both clocks always exist.
     unsafe { libc::clock_gettime(which, &raw mut t) };

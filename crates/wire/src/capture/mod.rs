@@ -11,6 +11,8 @@ mod filter;
 mod linux;
 #[cfg(not(target_os = "linux"))]
 mod other;
+#[cfg(target_os = "linux")]
+mod timestamps;
 
 #[cfg(target_os = "linux")]
 pub use background::Background;
@@ -87,6 +89,12 @@ pub enum CaptureError {
         /// Its name.
         name: String,
     },
+    /// The kernel does not stamp packets when they arrive.
+    #[error(
+        "the kernel does not timestamp packets on arrival, so calls could not be timed\n\
+         hint: put the proxy in front of the peers instead"
+    )]
+    NoTimestamps,
     /// A system call failed.
     #[error("packet capture failed: {what}: {source}")]
     System {

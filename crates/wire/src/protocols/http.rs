@@ -137,6 +137,7 @@ impl Http {
         let start = self.client.begun;
         let mut call = cx.call(Protocol::Http, Operation::Execute, text, start);
         call.batch = self.turns.batch(self.queue.is_empty());
+        call.bytes_sent = head.len() as u64;
         self.client.part = body(request.headers, Part::Head);
         let connect = method == "CONNECT";
         self.queue.push_back(Pending { call, head: method == "HEAD", connect });
@@ -291,8 +292,12 @@ impl Codec for Http {
         let mut input = data;
         while !input.is_empty() {
             let before = input.len();
+            // A request's head is counted when it is whole: only then is there a call to count for.
+            let in_head = side == Side::Client && self.client.part == Part::Head;
             let piece = self.piece(side, &mut input, at, cx);
-            self.count(side, (before - input.len()) as u64);
+            if !in_head {
+                self.count(side, (before - input.len()) as u64);
+            }
             match piece {
                 Piece::Inside => {}
                 Piece::More => return Step::Go,

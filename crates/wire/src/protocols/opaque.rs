@@ -65,7 +65,7 @@ impl Codec for Opaque {
                 call.text_known = false;
                 call.bytes_received = data.len() as u64;
                 call.batch = self.turns.batch(true);
-                cx.shared.calls.push(call);
+                self.current = Some(Current { call, answered: Some(at) });
             }
         }
         Step::Go

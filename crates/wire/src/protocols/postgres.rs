@@ -135,6 +135,8 @@ pub(crate) struct Postgres {
     group: Group,
     /// An error came before the client's Sync: the server skips everything up to it.
     skipping: bool,
+    /// The server takes COPY data, and ignores Sync and Flush until it ends.
+    copying: bool,
     statements: HashMap<String, Statement>,
     portals: HashMap<String, Portal>,
 }
@@ -152,6 +154,7 @@ impl Postgres {
             received: 0,
             group: Group::default(),
             skipping: false,
+            copying: false,
             statements: HashMap::new(),
             portals: HashMap::new(),
         }
@@ -264,6 +267,7 @@ impl Codec for Postgres {
         self.server.clear();
         self.group = Group::default();
         self.skipping = false;
+        self.copying = false;
         self.asked = Asked::Nothing;
         self.received = 0;
         self.held = None;

@@ -1,7 +1,7 @@
 //! The server's messages: each finds what it answers at the front of the queue.
 
 use super::messages::{self, Column};
-use super::{Expect, Postgres, Running};
+use super::{Expect, Group, Postgres, Running};
 use crate::codec::{Context, Frame, Sketch};
 use evidence::{Call, Nanos};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ impl Postgres {
             b'C' | b'I' | b's' => self.completed(body, at, cx),
             b'E' => self.error(body, at, cx),
             b'Z' => self.ready(at, cx),
+            b'G' => self.copy_in(),
             _ => {}
         }
     }
@@ -138,6 +139,17 @@ impl Postgres {
         }
     }
 
+    /// CopyInResponse to an Execute: a Sync already sent behind it is read as part of the copy, and
+    /// ignored.
+    fn copy_in(&mut self) {
+        if let Some(Expect::Execute(_)) = self.queue.front() {
+            self.copying = true;
+            self.queue.retain(|e| !matches!(e, Expect::Sync(_)));
+            // The Sync after the data belongs to this call.
+            self.group = Group { executed: true, ..Group::default() };
+        }
+    }
+
     fn error(&mut self, body: &[u8], at: Nanos, cx: &mut Context<'_>) {
         let code = Some(messages::error_code(body));
         match self.queue.front_mut() {
@@ -176,6 +188,7 @@ impl Postgres {
             self.queue.pop_front();
         }
         self.skipping = self.queue.is_empty();
+        self.copying = false;
         if failed.is_none() && self.skipping && self.group.text.is_some() {
             let start = self.group.start.unwrap_or(at);
             failed = Some(*self.prepare(start, cx));

@@ -27,9 +27,13 @@ impl Postgres {
                 call.bytes_sent = f.total;
                 self.queue.push_back(Expect::Function(Box::new(call)));
             }
+            b'H' | b'S' if self.copying => self.sent_more(f.total),
             b'P' | b'B' | b'D' | b'C' | b'E' | b'H' | b'S' => self.extended(kind, f, body, cx),
             // COPY data, passwords, termination: no answer of their own.
-            _ => self.sent_more(f.total),
+            _ => {
+                self.copying &= !matches!(kind, b'c' | b'f');
+                self.sent_more(f.total);
+            }
         }
     }
 

@@ -1,0 +1,6 @@
+//! The crate's behaviour from outside: scripted conversations, hostile bytes, and real servers.
+
+mod connections;
+mod live;
+mod packets;
+mod scripts;
