@@ -125,6 +125,8 @@ impl Http2 {
     /// driver only runs while somebody waits, so this waits one tick of the timer, 1 ms.
     pub(crate) async fn is_quiet(&self) -> bool {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        // The timer and the socket may wake together, and this future is polled first.
+        tokio::task::yield_now().await;
         !self.ended.load(Ordering::Relaxed)
     }
 

@@ -4,7 +4,6 @@
 use crate::discovery::proc::{self, Table};
 use evidence::{Nanos, ProcessCounters, ProcessRole};
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 
 /// A process's counters at one instant.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,11 +60,10 @@ impl Snapshot {
 }
 
 /// Adds the processes below servers (a database's backends come and go).
-pub(crate) fn with_children(servers: &[(ProcessRole, i32)]) -> Vec<(ProcessRole, Vec<i32>)> {
-    if servers.is_empty() {
-        return Vec::new();
-    }
-    let table = Table::read();
+pub(crate) fn with_children(
+    servers: &[(ProcessRole, i32)],
+    table: &Table,
+) -> Vec<(ProcessRole, Vec<i32>)> {
     servers.iter().map(|(role, pid)| (*role, table.below(*pid))).collect()
 }
 
@@ -98,10 +96,10 @@ fn cpu_time(pid: i32) -> Option<u64> {
 
 fn thread(pid: i32, tid: i32) -> Option<ThreadCounters> {
     let base = format!("/proc/{pid}/task/{tid}");
-    let text = fs::read_to_string(format!("{base}/schedstat")).ok()?;
+    let text = proc::read_lossy(&format!("{base}/schedstat"))?;
     let mut numbers = text.split_whitespace().map_while(|w| w.parse::<u64>().ok());
     let (run, wait) = (numbers.next()?, numbers.next()?);
-    let status = fs::read_to_string(format!("{base}/status")).unwrap_or_default();
+    let status = proc::read_lossy(&format!("{base}/status")).unwrap_or_default();
     let after = |name: &str| {
         let line = status.lines().find_map(|l| l.strip_prefix(name));
         line.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
@@ -116,7 +114,7 @@ fn thread(pid: i32, tid: i32) -> Option<ThreadCounters> {
 
 /// Bytes read from and written to storage; zero where they may not be read.
 fn storage_bytes(pid: i32) -> (u64, u64) {
-    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let text = proc::read_lossy(&format!("/proc/{pid}/io")).unwrap_or_default();
     let after = |name: &str| {
         let line = text.lines().find_map(|l| l.strip_prefix(name));
         line.and_then(|v| v.trim().parse().ok()).unwrap_or(0)

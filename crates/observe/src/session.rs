@@ -2,16 +2,22 @@
 //! yields. Dropping it undoes everything.
 
 use crate::capture::{CaptureBatch, CaptureThread};
+use crate::clock::monotonic;
 use crate::counters::{Snapshot, with_children};
-use crate::discovery::{self, Found, proc};
+use crate::discovery::proc::{self, Table};
+use crate::discovery::{self, Found};
 use crate::doctor;
+use crate::owners::Owners;
 use crate::sched::{SchedBatch, Scheduler};
 use crate::stream::{Pass, Reply};
 use evidence::{
-    Call, Coverage, EvidenceBody, LossCount, ProcessCounters, ProcessRole, Protocol, Service,
-    ThreadInfo,
+    Call, Coverage, EvidenceBody, LossCount, Nanos, ProcessCounters, ProcessRole, Protocol,
+    Service, ThreadInfo, ThreadInterval,
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Looks at processes and connections this often, at most.
+const LOOK_EVERY: Nanos = Nanos(200_000_000);
 
 /// A session.
 pub(crate) struct Session {
@@ -21,6 +27,8 @@ pub(crate) struct Session {
     pass: Pass,
     scheduler: Option<Scheduler>,
     capture: Option<CaptureThread>,
+    owners: Owners,
+    looked: Nanos,
     before: Option<(u32, Snapshot)>,
     threads: BTreeMap<i32, ThreadInfo>,
     serving: BTreeSet<i32>,
@@ -37,6 +45,8 @@ impl Session {
             pass: Pass::default(),
             scheduler: None,
             capture: None,
+            owners: Owners::default(),
+            looked: Nanos::ZERO,
             before: None,
             threads: BTreeMap::new(),
             serving: BTreeSet::new(),
@@ -52,9 +62,13 @@ impl Session {
         let (found, mut coverage) = discovery::find(host, port, pid);
         let target = found.as_ref().and_then(|f| f.serving.first().copied());
         coverage.extend(doctor::probe(target));
+        let mut found = found;
+        if let (Some(now), Some(before)) = (&mut found, &self.found) {
+            now.inherit(before);
+        }
         let service = found.as_ref().map(|f| Box::new(f.service.clone()));
         self.found = found;
-        self.look_at_servers();
+        self.look_at_servers(&Table::read());
         Reply::Found { service, coverage: last_words(coverage) }
     }
 
@@ -95,7 +109,7 @@ impl Session {
         let counters = self.counters(window);
         let batch = self.scheduler.as_ref().map(Scheduler::drain).unwrap_or_default();
         let captured = self.capture.as_ref().map(CaptureThread::drain).unwrap_or_default();
-        let mut news = self.look_again(&captured.calls);
+        let mut news = self.look_again(&captured.calls, &batch);
         if let Some(why) = &captured.failed {
             self.capture = None;
             news.push(Coverage::partial("packet-capture", why.clone(), "start the run again"));
@@ -109,7 +123,11 @@ impl Session {
         add(EvidenceBody::Counters(counters));
         add(EvidenceBody::Threads(self.new_threads(&batch)));
         add(EvidenceBody::Losses(losses(window, batch.lost, &captured)));
-        let mut calls = self.of_the_service(captured.calls);
+        let flows = self.found.as_ref().map(|f| f.flows.clone()).unwrap_or_default();
+        let of_service = |i: &&ThreadInterval| !self.generator_threads.contains(&i.tid);
+        let intervals: Vec<ThreadInterval> =
+            batch.intervals.iter().filter(of_service).copied().collect();
+        let mut calls = self.owners.keep(captured.calls, &flows, &intervals);
         calls.extend(batch.calls);
         calls.sort_by_key(|c| (c.start, c.end, c.connection));
         add(EvidenceBody::Calls(calls));
@@ -119,17 +137,11 @@ impl Session {
         Reply::Batch { evidence }
     }
 
-    /// Leaves out calls on connections that turned out to be somebody else's.
-    fn of_the_service(&self, calls: Vec<Call>) -> Vec<Call> {
-        let Some(flows) = self.found.as_ref().map(|f| &f.flows) else { return calls };
-        let foreign = |p: &u16| flows.foreign.contains(p) && !flows.mine.contains(p);
-        calls.into_iter().filter(|c| !foreign(&c.client_port)).collect()
-    }
-
     /// Detaches; what was found stays.
     pub(crate) fn stop(&mut self) {
         self.scheduler = None;
         self.capture = None;
+        self.owners = Owners::default();
         self.before = None;
     }
 
@@ -149,24 +161,35 @@ impl Session {
         }
     }
 
-    /// New workers, threads and connections, in the gap between windows.
-    fn look_again(&mut self, calls: &[Call]) -> Vec<Coverage> {
+    /// New workers, threads and connections, in the gap between windows. A look costs some
+    /// milliseconds of CPU, so short windows share one unless there is something new to explain.
+    fn look_again(&mut self, calls: &[Call], batch: &SchedBatch) -> Vec<Coverage> {
+        let now = monotonic();
         let Some(found) = &mut self.found else { return Vec::new() };
         found.learn(calls);
-        found.refresh();
+        let flows = &found.flows;
+        let known = |p: &u16| flows.mine.contains(p) || flows.foreign.contains(p);
+        let new_connection = calls.iter().any(|c| !known(&c.client_port));
+        let new_thread = batch.threads.iter().any(|t| !self.threads.contains_key(&t.0));
+        if !new_connection && !new_thread && now - self.looked < LOOK_EVERY {
+            return Vec::new();
+        }
+        self.looked = now;
+        let table = Table::read();
+        found.refresh(&table);
         if let Some(capture) = &self.capture {
             capture.follow(found.flows.clone());
         }
         let pids = found.pids.clone();
         let news = self.scheduler.as_ref().map(|s| s.refresh(&pids)).unwrap_or_default();
-        self.look_at_servers();
+        self.look_at_servers(&table);
         self.tell_descriptors();
         news
     }
 
-    fn look_at_servers(&mut self) {
+    fn look_at_servers(&mut self, table: &Table) {
         let servers = self.found.as_ref().map(|f| f.servers.as_slice()).unwrap_or_default();
-        self.servers = with_children(servers);
+        self.servers = with_children(servers, table);
     }
 
     /// Round trips seen as system calls are wanted where no packet shows them.

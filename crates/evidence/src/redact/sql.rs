@@ -150,6 +150,10 @@ impl<'a> Lexer<'a> {
                 b'.' if self.byte(1).is_ascii_digit() && !self.joins_left() => self.number(),
                 b'?' => {
                     self.at += 1;
+                    // SQLite numbers its places (`?1`); the number is not a literal.
+                    while self.byte(0).is_ascii_digit() {
+                        self.at += 1;
+                    }
                     self.push("?", Kind::Place);
                 }
                 _ if is_word(c) => self.word(),

@@ -118,10 +118,11 @@ fn get(server: &Server, path: &str) -> Request {
     request(server, "GET", path, b"", true)
 }
 
-/// The server waits 30 ms between the request and its answer.
+/// The server waits 30 ms between the request and its answer; on a busy machine the generator may
+/// itself wait for a CPU between sending and stamping, and says so.
 fn assert_wait_is_seen(exchange: &Exchange) {
     let wait = exchange.phases.first_byte - exchange.phases.sent;
-    assert!(wait.as_ms() >= 28.0, "{:?}", exchange.phases);
+    assert!((wait + exchange.generator).as_ms() >= 28.0, "{exchange:?}");
 }
 
 #[test]
@@ -217,7 +218,7 @@ fn http2_connection_closed_while_idle_is_noticed_before_sending() {
         let post = request(&server, "POST", path, b"x=1", true);
         let (exchange, _) = client.send(&post, TIMEOUT, 1000, false);
         assert_eq!((exchange.failure, client.reconnects()), (None, 0), "{path}");
-        std::thread::sleep(Duration::from_millis(80));
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

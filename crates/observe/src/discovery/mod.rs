@@ -102,13 +102,12 @@ pub(crate) fn find(host: &str, port: u16, root: Option<i32>) -> (Option<Found>, 
 
 impl Found {
     /// Looks again: new workers, new connections. Cheap enough for every gap between windows.
-    pub(crate) fn refresh(&mut self) {
-        let table = Table::read();
+    pub(crate) fn refresh(&mut self, table: &Table) {
         if !self.serving.iter().any(|p| table.stats.contains_key(p)) {
             // Restarted (a file watcher, a supervisor): find it anew, keep what was learnt.
             let (host, port) = self.asked.clone();
             if let (Some(mut again), _) = find(&host, port, self.root) {
-                again.book.spoken.extend(self.book.spoken.drain());
+                again.inherit(self);
                 *self = again;
             }
             return;
@@ -116,9 +115,15 @@ impl Found {
         let Some(pid) = self.serving.iter().copied().find(|p| table.stats.contains_key(p)) else {
             return;
         };
-        let tree = tree::collect(&table, self.tops.clone());
+        let tree = tree::collect(table, self.tops.clone());
         let uid = proc::user(pid);
-        self.describe(&table, tree, &Sockets::read(pid), uid);
+        self.describe(table, tree, &Sockets::read(pid), uid);
+    }
+
+    /// Takes over what was heard of peers, when the same service is found anew.
+    pub(crate) fn inherit(&mut self, earlier: &Found) {
+        self.book.spoken.extend(&earlier.book.spoken);
+        self.refresh(&Table::read());
     }
 
     /// Remembers what is spoken to peers, as the content of calls showed.

@@ -344,15 +344,25 @@ pub(crate) fn holders(inodes: &BTreeSet<u64>, table: &Table) -> (Vec<i32>, usize
 }
 
 fn named(pid: i32, table: &Table) -> Server {
-    let name = program(pid, table);
+    let name = server_name(pid, table);
     let mut top = pid;
     while let Some(parent) = table.stats.get(&top).map(|s| s.parent).filter(|p| *p > 1) {
-        if program(parent, table) != name {
+        if server_name(parent, table) != name {
             break;
         }
         top = parent;
     }
     Server { name, pid: top }
+}
+
+/// Name of a server: a known store by its `comm` (Debian's redis-server is a link to
+/// redis-check-rdb), else the executable.
+fn server_name(pid: i32, table: &Table) -> String {
+    let comm = table.stats.get(&pid).map(|s| s.comm.as_str()).unwrap_or_default();
+    match protocol_of(comm) {
+        Some(_) => comm.to_owned(),
+        None => program(pid, table),
+    }
 }
 
 /// Base name of the executable, else `comm`.

@@ -2,8 +2,8 @@
 //! then, never an error.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Command lines and environments are read up to this many bytes.
@@ -54,8 +54,21 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&read_lossy(&format!("/proc/{pid}/stat"))?)
 }
 
-fn read_lossy(path: &str) -> Option<String> {
-    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
+fn read_bytes(path: &str) -> io::Result<Vec<u8>> {
+    // Files of `/proc` claim to be empty, for which `fs::read` probes in steps of 32 bytes: with
+    // room at hand one read takes all of most files, five times fewer calls a window.
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A file of `/proc` as text.
+pub(crate) fn read_lossy(path: &str) -> Option<String> {
+    let bytes = read_bytes(path).ok()?;
+    Some(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+    })
 }
 
 fn numbers(path: &str) -> Vec<i32> {
@@ -92,12 +105,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Reads `/proc`.
+    /// Reads `/proc`. Processes that have ended and wait to be reaped are left out.
     pub(crate) fn read() -> Table {
-        let stats: HashMap<i32, Stat> =
-            pids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
+        let living = pids().into_iter().filter_map(stat).filter(|s| s.state != 'Z');
+        let stats: HashMap<i32, Stat> = living.map(|s| (s.pid, s)).collect();
         let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-        for s in stats.values().filter(|s| s.state != 'Z') {
+        for s in stats.values() {
             children.entry(s.parent).or_default().push(s.pid);
         }
         children.values_mut().for_each(|c| c.sort_unstable());
@@ -133,7 +146,7 @@ impl Table {
 }
 
 fn zero_separated(path: &str) -> Vec<String> {
-    let mut bytes = fs::read(path).unwrap_or_default();
+    let mut bytes = read_bytes(path).unwrap_or_default();
     bytes.truncate(TEXT_LIMIT);
     let text = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
     if text.is_empty() {

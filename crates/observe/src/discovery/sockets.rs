@@ -1,7 +1,7 @@
 //! Sockets of a network namespace: `/proc/PID/net/{tcp,tcp6,unix}`.
 
+use super::proc;
 use std::collections::HashMap;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// State of a TCP socket, as far as it matters here.
@@ -42,10 +42,8 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Reads the tables of the namespace `pid` lives in.
     pub(crate) fn read(pid: i32) -> Sockets {
-        let text = |name: &str| {
-            let bytes = fs::read(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).into_owned()
-        };
+        let text =
+            |name: &str| proc::read_lossy(&format!("/proc/{pid}/net/{name}")).unwrap_or_default();
         let mut tcp: Vec<Tcp> = Vec::new();
         for name in ["tcp", "tcp6"] {
             tcp.extend(text(name).lines().skip(1).filter_map(parse_tcp));
@@ -121,7 +119,7 @@ pub(crate) fn is_local(pid: i32, ip: IpAddr) -> bool {
         return true;
     }
     let text =
-        |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        |name: &str| proc::read_lossy(&format!("/proc/{pid}/net/{name}")).unwrap_or_default();
     match ip {
         IpAddr::V4(ip) => local_v4(&text("fib_trie"), ip),
         IpAddr::V6(ip) => {

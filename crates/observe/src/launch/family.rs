@@ -262,7 +262,7 @@ mod linux {
         let table = Table::read();
         let below: BTreeSet<i32> = table.below(root).into_iter().collect();
         let own = std::process::id() as i32;
-        let living = table.stats.values().filter(|s| s.state != 'Z' && s.pid != own);
+        let living = table.stats.values().filter(|s| s.pid != own);
         let is_member = |s: &&proc::Stat| {
             below.contains(&s.pid)
                 || s.group == root

@@ -19,7 +19,9 @@ pub(super) struct ObserveArgs {
 
 pub(super) fn run(args: &ObserveArgs, printer: Printer) -> Result<ExitStatus> {
     match &args.listen {
-        None => observe::serve(std::io::stdin().lock(), std::io::stdout().lock())?,
+        None => {
+            observe::serve_with(std::io::stdin().lock(), std::io::stdout().lock(), options())?;
+        }
         Some(address) => {
             let token = args.token.as_deref().map(token).transpose()?;
             let address = address
@@ -31,13 +33,19 @@ pub(super) fn run(args: &ObserveArgs, printer: Printer) -> Result<ExitStatus> {
             printer.talk(&format!("observing for conductors on {}", listener.address()?));
             loop {
                 // One conductor after the other; a failed one does not end the observer.
-                if let Err(e) = listener.serve_next(observe::ServeOptions::default()) {
+                if let Err(e) = listener.serve_next(options()) {
                     printer.warning(&e.to_string(), "");
                 }
             }
         }
     }
     Ok(ExitStatus::Success)
+}
+
+/// An observer by itself: the conductor is elsewhere, stacks are taken here.
+fn options() -> observe::ServeOptions {
+    let stacks = Box::new(observe::stacks::Stacks::default());
+    observe::ServeOptions { generator: false, stacks: Some(stacks) }
 }
 
 /// A secret named by reference, never written on a command line.

@@ -1,0 +1,148 @@
+//! Whose connection was it? A capture sees every connection that leaves the host's addresses;
+//! descriptors tell whose most of them are, but one that came and went between two looks is told
+//! only by time: a thread of the service was on a CPU when its first packet left.
+
+use crate::discovery::Flows;
+use evidence::{Call, Nanos, Operation, ThreadInterval, ThreadState};
+use std::collections::HashMap;
+
+/// Difference between a packet's stamp and the thread's switch records.
+const SLACK: Nanos = Nanos(30_000);
+/// Connections remembered.
+const REMEMBERED: usize = 1 << 16;
+
+/// What was decided about connections.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    ours: HashMap<u32, bool>,
+}
+
+impl Owners {
+    /// Leaves out calls on connections that are somebody else's. `intervals` are those of the
+    /// service's threads, by start; without any, what is not known to be foreign is kept.
+    pub(crate) fn keep(
+        &mut self,
+        calls: Vec<Call>,
+        flows: &Flows,
+        intervals: &[ThreadInterval],
+    ) -> Vec<Call> {
+        let undecided = |c: &&Call| {
+            !flows.mine.contains(&c.client_port)
+                && !flows.foreign.contains(&c.client_port)
+                && !self.ours.contains_key(&c.connection)
+        };
+        let mut evidence: HashMap<u32, Starts> = HashMap::new();
+        let mut busy = None;
+        for call in calls.iter().filter(undecided) {
+            let busy = busy.get_or_insert_with(|| on_cpu(intervals));
+            evidence.entry(call.connection).or_default().add(call, busy);
+        }
+        if self.ours.len() > REMEMBERED {
+            self.ours.clear();
+        }
+        if !intervals.is_empty() {
+            self.ours.extend(evidence.into_iter().map(|(c, starts)| (c, starts.ours())));
+        }
+        let ours = |c: &Call| {
+            flows.mine.contains(&c.client_port)
+                || (!flows.foreign.contains(&c.client_port)
+                    && self.ours.get(&c.connection).copied().unwrap_or(true))
+        };
+        calls.into_iter().filter(ours).collect()
+    }
+}
+
+/// How the calls of one connection began.
+#[derive(Debug, Default)]
+struct Starts {
+    connect: Option<bool>,
+    during: u32,
+    all: u32,
+}
+
+impl Starts {
+    fn add(&mut self, call: &Call, busy: &[(Nanos, Nanos)]) {
+        let next = busy.partition_point(|b| b.0 <= call.start + SLACK);
+        let during = next > 0 && busy[next - 1].1 + SLACK >= call.start;
+        if call.operation == Operation::Connect {
+            self.connect.get_or_insert(during);
+        }
+        self.all += 1;
+        self.during += u32::from(during);
+    }
+
+    fn ours(&self) -> bool {
+        self.connect.unwrap_or(self.during * 2 >= self.all)
+    }
+}
+
+/// When at least one thread was on a CPU: disjoint, by start.
+fn on_cpu(intervals: &[ThreadInterval]) -> Vec<(Nanos, Nanos)> {
+    let running = |i: &&ThreadInterval| matches!(i.state, ThreadState::Running { .. });
+    let mut out: Vec<(Nanos, Nanos)> = Vec::new();
+    for i in intervals.iter().filter(running) {
+        match out.last_mut() {
+            Some(last) if i.start <= last.1 => last.1 = last.1.max(i.end),
+            _ => out.push((i.start, i.end)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evidence::{CallSource, Protocol};
+
+    fn call(connection: u32, client_port: u16, start: u64, operation: Operation) -> Call {
+        Call {
+            peer: "http 127.0.0.1:80".into(),
+            protocol: Protocol::Http,
+            operation,
+            source: CallSource::Wire,
+            text: "GET /".into(),
+            text_known: true,
+            params: Vec::new(),
+            rows: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+            error: None,
+            start: Nanos(start),
+            end: Nanos(start + 10),
+            connection,
+            client_port,
+            batch: 0,
+            columns: Vec::new(),
+            issued_at: None,
+        }
+    }
+
+    fn check(calls: Vec<Call>, running: &[(u64, u64)], want: &[u32]) {
+        let flows = Flows { mine: [1].into(), foreign: [2].into(), ..Flows::default() };
+        let state = ThreadState::Running { kernel: false };
+        let interval =
+            |r: &(u64, u64)| ThreadInterval { tid: 1, start: Nanos(r.0), end: Nanos(r.1), state };
+        let intervals: Vec<ThreadInterval> = running.iter().map(interval).collect();
+        let kept = Owners::default().keep(calls, &flows, &intervals);
+        assert_eq!(kept.iter().map(|c| c.connection).collect::<Vec<_>>(), want);
+    }
+
+    #[test]
+    fn unknown_connections_are_told_by_who_ran_when_they_began() {
+        const MS: u64 = 1_000_000;
+        let (connect, execute) = (Operation::Connect, Operation::Execute);
+        let calls = || {
+            vec![
+                call(10, 1, 90 * MS, execute),
+                call(11, 2, 12 * MS, execute),
+                call(12, 7, 12 * MS, connect),
+                call(12, 7, 90 * MS, execute),
+                call(13, 8, 50 * MS, connect),
+                call(13, 8, 12 * MS, execute),
+                call(14, 9, 13 * MS, execute),
+            ]
+        };
+        check(calls(), &[(10 * MS, 20 * MS), (15 * MS, 16 * MS)], &[10, 12, 12, 14]);
+        check(calls(), &[], &[10, 12, 12, 13, 13, 14]);
+    }
+}
