@@ -111,7 +111,7 @@ pub struct Call {
     /// Column values of the answer (bounded), where the wire shows them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<ColumnSketch>,
-    /// Where in the service's code it was issued, where a stack or span tells: `file:line function`.
+    /// Where in the service's code it was issued, when a stack or span tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at: Option<crate::Where>,
 }

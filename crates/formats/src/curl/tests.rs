@@ -1,3 +1,5 @@
+//! Tests: curl command lines as browsers and people write them.
+
 use super::*;
 use evidence::Credential;
 

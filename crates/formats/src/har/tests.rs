@@ -1,3 +1,5 @@
+//! Tests: recordings as browsers write them, and broken ones.
+
 use super::*;
 use evidence::{Body, HeaderValue};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use super::messages::{AnyValue, AnyValueKind, KeyValue};
 use evidence::{Redactor, SqlDialect};
 use std::collections::BTreeMap;
 
-/// Longest statement that is read, bytes; a longer one is left out rather than cut inside a literal.
+/// Longest statement that is read, bytes; a longer one is left out, not cut inside a literal.
 const STATEMENT_LIMIT: usize = 256 << 10;
 /// Longest other value, bytes.
 const VALUE_LIMIT: usize = 1_024;

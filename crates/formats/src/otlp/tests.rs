@@ -1,3 +1,5 @@
+//! Tests: trace requests in both encodings, and broken ones.
+
 use super::messages::{
     AnyValue, AnyValueKind, ArrayValue, ExportTraceServiceRequest, KeyValue, Resource,
     ResourceSpans, ScopeSpans, Status,

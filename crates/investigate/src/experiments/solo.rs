@@ -45,7 +45,8 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             }
             progress(run, endpoint, variant)?;
             if !run.breaker.finished(exchange.latency(), exchange.failure.is_some()) {
-                return Ok(run.tripped());
+                run.tripped();
+                return Ok(());
             }
         }
         let left = end.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! Records of a perf ring, bytes to events. Pure: any bytes give an event or nothing, never a panic.
+//! Records of a perf ring, bytes to events. Pure: any bytes give an event or nothing, no panic.
 //!
 //! All events here are opened with sample type TID | TIME (and RAW for tracepoints), so a
 //! side-band record ends in `pid u32, tid u32, time u64`, and a sample starts with the same.

@@ -43,7 +43,9 @@ const PURE: &[&str] = &["stats", "evidence", "formats", "diagnose", "report"];
 /// What a pure crate may not say outside its tests.
 const IMPURE: &[&str] = &[
     "std::fs",
-    "std::net",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "ToSocketAddrs",
     "std::env::",
     "std::process",
     "Instant::now",
@@ -184,6 +186,10 @@ fn nothing_is_unfinished_or_switched_off() {
 fn files_functions_and_lines_stay_short() {
     let mut complaints = Vec::new();
     for (name, text) in sources() {
+        // Scripts of bytes and cases are flat tables; their length says nothing.
+        if name.contains("/tests/") {
+            continue;
+        }
         let lines: Vec<&str> = text.lines().collect();
         if lines.len() > FILE_LINES {
             complaints.push(format!("{name} has {} lines", lines.len()));
