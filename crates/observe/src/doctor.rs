@@ -3,7 +3,7 @@
 
 use crate::discovery::namespace;
 use crate::sched;
-use evidence::{Coverage, Level, ProbeState};
+use evidence::Coverage;
 use std::fs;
 use std::io;
 
@@ -18,21 +18,6 @@ pub(crate) fn probe(pid: Option<i32>) -> Vec<Coverage> {
     out.extend(sched::probe(target));
     out.push(thread_counters(target));
     out
-}
-
-/// Level that the coverage amounts to. `found` says whether the service's processes are known. A
-/// database to ask (L1) is the conductor's to add.
-pub fn level(found: bool, coverage: &[Coverage]) -> Level {
-    let works =
-        |name: &str| coverage.iter().any(|c| c.probe == name && c.state != ProbeState::Unavailable);
-    let frames = ["cpu-stacks", "python-stacks", "node-inspector"].iter().any(|p| works(p));
-    let threads = found && (works("context-switches") || works("thread-counters"));
-    match (works("packet-capture"), threads, frames) {
-        (true, true, true) => Level::L4,
-        (true, true, false) => Level::L3,
-        (true, false, _) => Level::L2,
-        (false, _, _) => Level::L0,
-    }
 }
 
 fn network_namespace(pid: i32) -> Coverage {
@@ -181,24 +166,5 @@ pub(crate) fn fds_hint(uid: Option<u32>) -> String {
     match uid.filter(|_| !is_container()) {
         Some(uid) => format!("sudo -u '#{uid}' perfwright …, or: {ptrace}"),
         None => ptrace,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(found: bool, works: &[&str], want: Level) {
-        let coverage: Vec<Coverage> = works.iter().map(|p| Coverage::ok(p)).collect();
-        assert_eq!(level(found, &coverage), want);
-    }
-
-    #[test]
-    fn levels_follow_from_what_works() {
-        check(false, &[], Level::L0);
-        check(true, &["context-switches"], Level::L0);
-        check(false, &["packet-capture"], Level::L2);
-        check(true, &["packet-capture", "thread-counters"], Level::L3);
-        check(true, &["packet-capture", "context-switches", "cpu-stacks"], Level::L4);
     }
 }

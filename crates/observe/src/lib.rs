@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod host;
 pub mod launch;
+mod level;
 pub mod redact;
 pub mod runtimes;
 pub mod serve;
@@ -33,5 +34,6 @@ mod session;
 mod session;
 
 pub use client::{ClockOffset, ObserveError, Observer};
+pub use level::level;
 pub use serve::{Listener, ServeError, ServeOptions, listen, serve, serve_with};
 pub use stacks::StackSource;

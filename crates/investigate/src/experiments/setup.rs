@@ -208,7 +208,7 @@ fn record_target(run: &mut Run, coverage: Vec<Coverage>) -> Result<(), Error> {
     let knowledge = run.recorder.knowledge()?;
     let service = run.senses.service.clone();
     let level = match &service {
-        Some(_) => observe::doctor::level(true, &knowledge.coverage),
+        Some(_) => observe::level(true, &knowledge.coverage),
         None => Level::L0,
     };
     let target = Target {
