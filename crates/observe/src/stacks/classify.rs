@@ -393,7 +393,7 @@ mod tests {
             ("core::fmt::write", Some(hash), "/app/bin/shop", Runtime),
             (
                 "serde::de",
-                Some("/root/.cargo/registry/src/x/serde/de.rs"),
+                Some("/home/me/.cargo/registry/src/x/serde/de.rs"),
                 "/app/bin/shop",
                 Library,
             ),
