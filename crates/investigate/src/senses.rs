@@ -89,14 +89,7 @@ impl Senses {
             self.client.send(request, self.timeout, BODY_LIMIT, want_body);
         exchange.window = id;
         std::thread::sleep(GAP);
-        let window = Window {
-            id,
-            endpoint: endpoint.into(),
-            arm: arm.clone(),
-            driven: true,
-            start,
-            end: load::clock::now(),
-        };
+        let window = ended_now(id, endpoint, arm, true, start);
         recorder.add("load", EvidenceBody::Exchanges(vec![exchange.clone()]))?;
         self.end(recorder, window)?;
         self.look_after(&exchange)?;
@@ -121,14 +114,7 @@ impl Senses {
         let id = self.begin(recorder)?;
         let start = load::clock::now();
         std::thread::sleep(Duration::from_nanos(like.0).clamp(IDLE.0, IDLE.1));
-        let window = Window {
-            id,
-            endpoint: endpoint.into(),
-            arm: arm.clone(),
-            driven: false,
-            start,
-            end: load::clock::now(),
-        };
+        let window = ended_now(id, endpoint, arm, false, start);
         self.end(recorder, window)
     }
 
@@ -144,14 +130,7 @@ impl Senses {
         let start = load::clock::now();
         let exchanges = drive(id, &self.session);
         std::thread::sleep(GAP);
-        let window = Window {
-            id,
-            endpoint: endpoint.into(),
-            arm: arm.clone(),
-            driven: true,
-            start,
-            end: load::clock::now(),
-        };
+        let window = ended_now(id, endpoint, arm, true, start);
         recorder.add("load", EvidenceBody::Exchanges(exchanges))?;
         self.end(recorder, window)
     }
@@ -274,4 +253,10 @@ pub(crate) fn lost(probe: &str, error: &ObserveError) -> Coverage {
 /// Whether a failed exchange means the target asks for a login.
 pub(crate) fn asks_for_login(exchange: &Exchange) -> bool {
     matches!(exchange.failure, Some(Failure::LoginRequired))
+}
+
+/// A window that ends now, its settling gap included.
+fn ended_now(id: u32, endpoint: &str, arm: &Arm, driven: bool, start: Nanos) -> Window {
+    let end = load::clock::now();
+    Window { id, endpoint: endpoint.into(), arm: arm.clone(), driven, start, end }
 }

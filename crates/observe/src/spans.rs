@@ -4,6 +4,7 @@
 //! It never slows or fails the service's exporter: whatever it cannot take is answered with a
 //! success (exporters repeat on 5xx, which would distort the measurement), dropped, and counted.
 
+use crate::clock::monotonic;
 use evidence::{LossCount, Redactor, Span};
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use formats::otlp::{self, Encoding};
@@ -253,31 +254,14 @@ fn expanded(headers: &HeaderMap, body: &[u8]) -> Option<Vec<u8>> {
 /// since the wall clock is steered; the reading with the least time around it of five counts.
 fn clock_offset() -> i64 {
     let read = || {
-        let before = monotonic();
+        let before = monotonic().0;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let after = monotonic();
+        let after = monotonic().0;
         let middle = i128::from(before) + i128::from(after - before) / 2;
         let offset = middle - i128::try_from(unix).unwrap_or(i128::MAX);
         (after - before, i64::try_from(offset).unwrap_or(0))
     };
     (0..5).map(|_| read()).min().map_or(0, |(_, offset)| offset)
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-#[cfg(unix)]
-fn monotonic() -> u64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes into a local; the clock exists on every supported system.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
-}
-
-/// Time since the first call, on systems without `clock_gettime`.
-#[cfg(not(unix))]
-fn monotonic() -> u64 {
-    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    let start = START.get_or_init(std::time::Instant::now);
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Environment for a launched command: an OpenTelemetry SDK in it, if there is one, exports its
@@ -357,7 +341,7 @@ mod tests {
     #[test]
     fn spans_arrive_in_every_packing() {
         let mut receiver = SpanReceiver::start(0).unwrap();
-        let before = monotonic();
+        let before = monotonic().0;
         let plain = json("plain");
         let kind = "application/json";
         let ok = ("HTTP/1.1 200 OK".to_string(), "{}".to_string());
@@ -389,7 +373,7 @@ mod tests {
         for span in &spans {
             assert_eq!((span.service.as_str(), span.kind), ("shop", SpanKind::Server));
             let slack = 50_000_000;
-            assert!(span.start.0 + slack > before && span.start.0 < monotonic() + slack);
+            assert!(span.start.0 + slack > before && span.start.0 < monotonic().0 + slack);
         }
         assert_eq!((receiver.take(), receiver.losses()), (vec![], vec![]));
     }
