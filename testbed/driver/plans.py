@@ -223,10 +223,10 @@ def _filler(rng, budget_ms, fault_ms, costs, excluded):
 
 def _filler_step(rng, kind, wanted_ms, costs):
     if kind == "cpu":
-        ms = round(max(min(wanted_ms, 40), 0.3), 1)
+        ms = round(max(min(wanted_ms, HEALTHY_CPU_MS), 0.3), 1)
         return {"op": "cpu", "ms": ms}, ms
     if kind == "http":
-        ms = round(max(min(wanted_ms, 40), 1), 1)
+        ms = round(max(min(wanted_ms, 100), 1), 1)
         branches = rng.randint(2, 4)
         calls = [{"op": "http", "n": 1, "ms": ms, "path": path} for path in rng.sample(SUPPLIES, branches)]
         return {"op": "parallel", "steps": calls}, ms

@@ -47,6 +47,8 @@ pub mod rank {
     pub const UNKNOWN: u8 = 56;
 }
 
+/// Detail of waiting for a device in a call that was not traced: a flush, or reading a file.
+pub const DEVICE_WAIT: &str = "";
 /// Detail of off-CPU time whose reason is not known.
 pub const UNKNOWN_WAIT: &str = "off the CPU, reason not traced";
 /// Detail of a wait on a socket that no call explains.
@@ -254,6 +256,7 @@ fn label(state: ThreadState, traced: bool) -> (Line, String, u8) {
         ThreadState::Blocked { reason, .. } => match reason {
             BlockReason::DiskSync => (Line::Disk, "sync", rank::DISK),
             BlockReason::DiskFile => (Line::Disk, "file", rank::DISK),
+            BlockReason::Disk => (Line::Disk, DEVICE_WAIT, rank::DISK),
             BlockReason::Timer => (Line::Timer, "", rank::TIMER),
             BlockReason::Child => (Line::Lock, CHILD_WAIT, rank::CHILD),
             BlockReason::Lock => (Line::Lock, "", rank::LOCK),

@@ -50,8 +50,9 @@ pub enum Wait {
 pub fn of(case: &Case, line: Line) -> Wait {
     let direct = case.mean_of(|r| evidence::ms(retime::length(&stretches(r, line))));
     let booked = case.line_ms(line);
-    if direct <= 0.0 && booked <= 0.0 {
-        let ms = case.unexplained_ms();
+    let device = if line == Line::Disk { device_ms(case) } else { 0.0 };
+    if direct <= 0.0 && (booked <= 0.0 || device > 0.0 && !traced(case)) {
+        let ms = case.unexplained_ms() + device;
         let open = ms >= UNEXPLAINED_MS && ms >= UNEXPLAINED_SHARE * case.mean_ms();
         return if open && !traced(case) {
             Wait::Unexplained { ms }
@@ -66,16 +67,21 @@ pub fn of(case: &Case, line: Line) -> Wait {
             .map(|r| Edit { stretches: stretches(r, line), gaps, ..Edit::default() })
             .collect()
     } else {
-        by_share(case, booked, gaps)
+        by_share(case, line, booked)
     };
     let cost_ms = retime::net_ms(case, &edits);
     Wait::Seen { edits, cost_ms, waits: number(case, line) }
 }
 
 /// The part `booked` of the unexplained stretches goes; which of them is not known, so all shrink.
-fn by_share(case: &Case, booked: f64, gaps: bool) -> Vec<Edit> {
-    let all: Vec<Vec<Extent>> =
-        case.requests.iter().map(|r| stretches(r, Line::Unattributed)).collect();
+/// The disk's are those in which the scheduler saw a device waited for, where it saw any.
+fn by_share(case: &Case, line: Line, booked: f64) -> Vec<Edit> {
+    let gaps = line == Line::Disk;
+    let of = |r: &Request| match line {
+        Line::Disk if device_ms(case) > 0.0 => device_stretches(r),
+        _ => stretches(r, Line::Unattributed),
+    };
+    let all: Vec<Vec<Extent>> = case.requests.iter().map(of).collect();
     let mean =
         stats::mean(&all.iter().map(|s| evidence::ms(retime::length(s))).collect::<Vec<_>>());
     let share = if mean > 0.0 { (booked / mean).min(1.0) } else { 0.0 };
@@ -86,6 +92,18 @@ fn by_share(case: &Case, booked: f64, gaps: bool) -> Vec<Edit> {
             Edit { stretches, gaps, replacement_ns, ..Edit::default() }
         })
         .collect()
+}
+
+/// Mean time per request in which a device was waited for in a call that was not traced.
+fn device_ms(case: &Case) -> f64 {
+    case.mean_of(|r| evidence::ms(retime::length(&device_stretches(r))))
+}
+
+fn device_stretches(request: &Request) -> Vec<Extent> {
+    let fits = |i: usize| request.timeline.intervals[i].detail == timeline::DEVICE_WAIT;
+    let pieces = request.pieces.iter();
+    let pieces = pieces.filter(|p| p.line == Line::Disk && p.interval.is_some_and(fits));
+    pieces.map(|p| (p.start, p.end)).collect()
 }
 
 /// Pieces of a line in the partition; of the disk only flushes.
@@ -145,7 +163,7 @@ pub fn needs(case: &Case) -> Option<Experiment> {
     if case.knowledge.coverage.iter().any(refused) {
         return None;
     }
-    let ms = case.unexplained_ms();
+    let ms = case.unexplained_ms() + device_ms(case);
     if ms < NAMELESS_MS || ms < NAMELESS_SHARE * case.mean_ms() {
         return None;
     }

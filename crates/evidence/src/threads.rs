@@ -11,6 +11,9 @@ pub enum BlockReason {
     DiskSync,
     /// Reading or writing a file, opening, renaming.
     DiskFile,
+    /// An uninterruptible sleep outside any traced call: the kernel waits for a device (`D` in
+    /// `ps`).
+    Disk,
     /// A sleep or a wait that ended by its time-out.
     Timer,
     /// A futex: a lock, or a hand-over between threads.

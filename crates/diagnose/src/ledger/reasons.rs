@@ -4,7 +4,7 @@
 
 use super::account::{self, Account, Accounts, Key};
 use crate::Knowledge;
-use crate::timeline::{OTHER_WAIT, SOCKET_WAIT, UNKNOWN_WAIT};
+use crate::timeline::{DEVICE_WAIT, OTHER_WAIT, SOCKET_WAIT, UNKNOWN_WAIT};
 use evidence::{Arm, Line};
 use std::collections::BTreeMap;
 
@@ -17,14 +17,20 @@ pub(crate) fn apply(k: &Knowledge, endpoint: &str, arm: &Arm, accounts: &mut Acc
     if traced.list.is_empty() {
         return;
     }
-    let known = accounts.list.iter().any(|a| a.time.keys().any(names_reason));
+    let any = |test: &dyn Fn(&Key) -> bool| accounts.list.iter().any(|a| a.time.keys().any(test));
+    let known = any(&|key| names_reason(key) && !is_device_wait(key));
+    let device = any(&is_device_wait);
     // Where waits were recorded, only they are divided: what no thread explains is no wait.
-    let waits = accounts.list.iter().any(|a| a.time.keys().any(is_unknown_wait));
+    let waits = any(&is_unknown_wait);
     let from = if waits { is_unknown_wait } else { is_remainder };
+    let collected = any(&|key| key.0 == Line::Gc);
     if !known {
-        split(accounts, &traced, from, |key| from(key) || names_reason(key));
+        // The scheduler tells waiting for a device apart; which call it was, only the trace.
+        let named = |key: &Key| names_reason(key) && !(device && key.0 == Line::Disk);
+        split(accounts, &traced, from, |key| from(key) || named(key));
+        split(accounts, &traced, is_device_wait, |key| key.0 == Line::Disk);
     }
-    if !accounts.list.iter().any(|a| a.time.keys().any(|key| key.0 == Line::Gc)) {
+    if !collected {
         let gc = |key: &Key| key.0 == Line::Gc || is_cpu(key);
         split(accounts, &traced, is_cpu, gc);
     }
@@ -37,6 +43,11 @@ fn is_remainder(key: &Key) -> bool {
 
 fn is_unknown_wait(key: &Key) -> bool {
     key.0 == Line::Unattributed && key.1 == UNKNOWN_WAIT
+}
+
+/// Waiting for a device, in which call is not known.
+fn is_device_wait(key: &Key) -> bool {
+    key.0 == Line::Disk && key.1 == DEVICE_WAIT
 }
 
 /// A reason that only system calls tell.

@@ -138,8 +138,8 @@ pub fn needs(case: &Case) -> Vec<Experiment> {
         kind: ExperimentKind::Concurrency,
         endpoint: case.endpoint.to_string(),
         purpose: format!("do other requests wait for the turn of {}?", time(turn)),
-        // Four steps of a second, or of two requests where these are slow.
-        cost_s: 4.0 * (case.mean_ms() * 2.0 / 1000.0).max(1.0),
+        // Four steps of at least a quarter of a second, and of two requests where these are slow.
+        cost_s: 4.0 * (case.mean_ms() * 2.0 / 1000.0).max(0.25),
         information: (turn / case.mean_ms().max(1e-9)).min(1.0) * 0.5,
         risk: Risk::Slows,
         consent: Consent::None,

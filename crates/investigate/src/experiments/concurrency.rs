@@ -9,8 +9,9 @@ use std::time::Duration;
 
 /// Steps.
 const IN_FLIGHT: &[u32] = &[1, 2, 4, 8];
-/// Time for one step, at least; a slow endpoint gets time for two requests a slot.
-const STEP: Duration = Duration::from_millis(1_000);
+/// Time for one step: a tenth of what is left of the budget within these bounds. A slow endpoint
+/// gets time for two requests a slot.
+const STEP: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1_000));
 
 /// Drives the four steps, stopped by the circuit breaker.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
@@ -18,11 +19,12 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         (0..64).map(|v| super::request(endpoint, v, None)).collect::<Result<_, _>>()?;
     let typical = run.typical_latency(&endpoint.name)?;
     let most = crate::plan::most_in_flight(run.config, run.loopback);
+    let step = (run.share(1) / 10).clamp(STEP.0, STEP.1);
     for &in_flight in IN_FLIGHT.iter().filter(|n| **n <= most) {
         if run.over() {
             break;
         }
-        let step = STEP.max(typical * 2);
+        let step = step.max(typical * 2);
         let (timeout, seed) = (run.config.request_timeout, run.config.seed);
         let cancel = run.stop.flag();
         let breaker = load::Breaker::standard(Some(Nanos(typical.as_nanos() as u64)));

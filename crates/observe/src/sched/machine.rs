@@ -22,6 +22,8 @@ enum State {
     Runnable,
     Blocked {
         waker: Option<i32>,
+        /// Waits for a device.
+        deep: bool,
     },
 }
 
@@ -38,6 +40,8 @@ struct Thread {
     woken: Option<Nanos>,
     /// A wake-up that met the thread on the CPU.
     raced: Option<Nanos>,
+    /// When it was told to be going to an uninterruptible sleep.
+    deep: Option<Nanos>,
 }
 
 /// Kinds of descriptors by process and number (a number means something only within a process).
@@ -117,6 +121,7 @@ impl Machine {
                 self.turn(e.tid, e.at, State::Running);
             }
             Event::Out { preempted } if !thread.off_cpu() => self.left(e.tid, e.at, preempted),
+            Event::Deep => thread.deep = Some(e.at),
             Event::Wake { by } => self.woke(e.tid, e.at, by),
             Event::Enter { nr, args } => self.entered(e.tid, e.at, nr, args),
             Event::Leave { ret, .. } => self.leave(e.tid, e.at, ret),
@@ -128,10 +133,11 @@ impl Machine {
     fn left(&mut self, tid: i32, at: Nanos, preempted: bool) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         let raced = thread.raced.take().filter(|woken| *woken + WAKE_RACE >= at);
+        let deep = thread.deep.take().is_some_and(|told| told + WAKE_RACE >= at);
         let next = if preempted || raced.is_some() {
             State::Runnable
         } else {
-            State::Blocked { waker: None }
+            State::Blocked { waker: None, deep }
         };
         self.turn(tid, at, next);
     }
@@ -140,12 +146,12 @@ impl Machine {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         thread.woken = Some(at);
         match &mut thread.state {
-            State::Blocked { waker } => {
+            State::Blocked { waker, .. } => {
                 *waker = Some(by);
                 self.turn(tid, at, State::Runnable);
             }
             State::Unknown => {
-                thread.state = State::Blocked { waker: Some(by) };
+                thread.state = State::Blocked { waker: Some(by), deep: false };
                 self.turn(tid, at, State::Runnable);
             }
             State::Running => thread.raced = Some(at),
@@ -185,7 +191,7 @@ impl Machine {
             if let ThreadState::Blocked { reason, waker } = &mut interval.state {
                 let sibling =
                     waker.is_some_and(|w| self.threads.get(&w).is_some_and(|t| t.pid == pid));
-                *reason = call.reason(kind, Some(ret), sibling);
+                *reason = named(*reason, call.reason(kind, Some(ret), sibling));
             }
         }
         self.learn(pid, call, ret);
@@ -236,8 +242,9 @@ impl Machine {
         let state = match thread.state {
             State::Running => ThreadState::Running { kernel },
             State::Runnable => ThreadState::Runnable,
-            State::Blocked { waker } => {
-                ThreadState::Blocked { reason: BlockReason::Unknown, waker }
+            State::Blocked { waker, deep } => {
+                let reason = if deep { BlockReason::Disk } else { BlockReason::Unknown };
+                ThreadState::Blocked { reason, waker }
             }
             // Who leaves the CPU was on it; who gets it was not.
             State::Unknown if next == State::Running && !kernel => {
@@ -273,8 +280,11 @@ impl Machine {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
             if thread.state == State::Unknown {
                 let running = runs(thread.pid, tid);
-                thread.state =
-                    if running { State::Running } else { State::Blocked { waker: None } };
+                thread.state = if running {
+                    State::Running
+                } else {
+                    State::Blocked { waker: None, deep: false }
+                };
             }
             let state = thread.state;
             self.turn(tid, at, state);
@@ -295,7 +305,7 @@ impl Machine {
         for index in blocked {
             let Some(interval) = self.out.get_mut(index) else { continue };
             if let ThreadState::Blocked { reason, .. } = &mut interval.state {
-                *reason = call.reason(kind, None, false);
+                *reason = named(*reason, call.reason(kind, None, false));
             }
         }
     }
@@ -312,11 +322,21 @@ impl Thread {
             blocked: Vec::new(),
             woken: None,
             raced: None,
+            deep: None,
         }
     }
 
     fn off_cpu(&self) -> bool {
         matches!(self.state, State::Runnable | State::Blocked { .. })
+    }
+}
+
+/// The reason of a sleep: what its system call says, unless that says nothing of a device that the
+/// scheduler saw it wait for.
+fn named(seen: BlockReason, by_call: BlockReason) -> BlockReason {
+    match (seen, by_call) {
+        (BlockReason::Disk, BlockReason::Other | BlockReason::Unknown) => BlockReason::Disk,
+        _ => by_call,
     }
 }
 
@@ -392,6 +412,27 @@ mod tests {
     }
 
     #[test]
+    fn an_uninterruptible_sleep_waits_for_a_device() {
+        let events = [
+            at(300, 1, Event::Deep),
+            at(301, 1, OUT),
+            at(400, 1, Event::Wake { by: 0 }),
+            at(410, 1, Event::In),
+            at(500, 1, OUT),
+        ];
+        check(
+            &events,
+            &[
+                (100, 301, RUN),
+                (301, 400, blocked(BlockReason::Disk, 0)),
+                (400, 410, ThreadState::Runnable),
+                (410, 500, RUN),
+                (500, 1000, ThreadState::Blocked { reason: BlockReason::Unknown, waker: None }),
+            ],
+        );
+    }
+
+    #[test]
     fn a_block_inside_a_call_learns_its_reason_when_the_call_ends() {
         let enter = Event::Enter { nr: 232, args: [3, 0, 0, 50, 0, 0] };
         let events = [
@@ -418,6 +459,7 @@ mod tests {
         prop_oneof![
             Just(Event::In),
             any::<bool>().prop_map(|preempted| Event::Out { preempted }),
+            Just(Event::Deep),
             (0..4i32).prop_map(|by| Event::Wake { by }),
             (0..500i64, any::<u64>())
                 .prop_map(|(nr, a)| Event::Enter { nr, args: [a % 8, a, a, a, a, a] }),

@@ -31,6 +31,8 @@ use tracefs::Tracepoints;
 const DESCRIPTORS: usize = 1000;
 /// How often rings are read: 8 MiB hold about 100,000 records, a busy service makes 2,000 in it.
 const DRAIN_EVERY: Duration = Duration::from_millis(20);
+/// `TASK_UNINTERRUPTIBLE` in a thread's state, for ever (it is part of `ps` and of tracing tools).
+const UNINTERRUPTIBLE: u32 = 2;
 /// Records younger than this may still have an older one on its way in another ring.
 const SETTLE: Nanos = Nanos(2_000_000);
 
@@ -195,6 +197,7 @@ fn tracepoints(pass: Pass, coverage: &mut Vec<Coverage>) -> Tracepoints {
             if pass.wakeups && !crate::doctor::in_first_pid_namespace() {
                 coverage.push(crate::doctor::wakeups_in_container());
                 points.waking = None;
+                points.switch = None;
             }
             points
         }
@@ -341,10 +344,16 @@ impl Core {
             return;
         }
         let filter = open::filter("pid", tids.iter().copied());
+        let deep = format!(
+            "(prev_state&{UNINTERRUPTIBLE})&&({})",
+            open::filter("prev_pid", tids.iter().copied())
+        );
         let by = open::filter("common_pid", tids.iter().copied());
         let mut wanted = Vec::new();
         if let Some(id) = self.points.waking.filter(|_| self.pass.wakeups) {
             wanted.push((id, &filter));
+            // Only sleeps that wait for a device pass the filter: it costs next to nothing.
+            wanted.extend(self.points.switch.map(|id| (id, &deep)));
         }
         if self.machine_wide && self.pass.syscalls {
             wanted.extend(self.points.enter.map(|id| (id, &by)));
@@ -355,6 +364,8 @@ impl Core {
             for (cpu, ring) in self.cpus.iter().zip(&self.rings) {
                 match open::filtered(id, *cpu, filter, ring) {
                     Ok(event) => events.push(event),
+                    // Nothing but the difference between disk and other waits is lost.
+                    Err(_) if Some(id) == self.points.switch => self.points.switch = None,
                     Err(e) => {
                         self.points.waking = None;
                         self.tell(crate::doctor::wakeups_refused(&e));

@@ -16,6 +16,8 @@ pub(crate) enum Event {
         /// Still runnable.
         preempted: bool,
     },
+    /// Is about to leave the CPU for an uninterruptible sleep: [`Event::Out`] follows.
+    Deep,
     /// Is being woken by thread `by` (0: an interrupt).
     Wake {
         /// Waker.
@@ -137,6 +139,10 @@ fn sample(bytes: &[u8], points: &Tracepoints) -> Option<Stamped> {
         let by = if raw.get(2)? & IN_INTERRUPT != 0 { 0 } else { current };
         return Some(Stamped { at, tid, event: Event::Wake { by } });
     }
+    if id == points.switch {
+        let tid = u32_at(raw, points.switch_pid_offset)? as i32;
+        return Some(Stamped { at, tid, event: Event::Deep });
+    }
     let nr = u64_at(raw, 8)? as i64;
     if id == points.enter {
         let mut args = [0; 6];
@@ -158,7 +164,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn points() -> Tracepoints {
-        Tracepoints { waking: Some(300), waking_pid_offset: 24, enter: Some(400), leave: Some(401) }
+        Tracepoints {
+            waking: Some(300),
+            waking_pid_offset: 24,
+            switch: Some(301),
+            switch_pid_offset: 24,
+            enter: Some(400),
+            leave: Some(401),
+        }
     }
 
     fn record(kind: u32, misc: u16, body: &[&[u8]]) -> Vec<u8> {

@@ -13,6 +13,10 @@ pub(crate) struct Tracepoints {
     pub waking: Option<u64>,
     /// Where the woken thread's id is within its raw data.
     pub waking_pid_offset: usize,
+    /// `sched/sched_switch`.
+    pub switch: Option<u64>,
+    /// Where the id of the thread that leaves is within its raw data.
+    pub switch_pid_offset: usize,
     /// `raw_syscalls/sys_enter`.
     pub enter: Option<u64>,
     /// `raw_syscalls/sys_exit`.
@@ -48,10 +52,17 @@ fn read_under(root: &str) -> io::Result<Tracepoints> {
         let text = fs::read_to_string(format!("{root}/events/{path}/id"))?;
         text.trim().parse().map_err(|_| io::Error::other("tracefs holds no tracepoint number"))
     };
-    let format = fs::read_to_string(format!("{root}/events/sched/sched_waking/format"))?;
+    let format = |point: &str| fs::read_to_string(format!("{root}/events/sched/{point}/format"));
+    let waking = format("sched_waking")?;
+    // Its filter is by the name of a field: without the format there is none.
+    let switch = format("sched_switch").unwrap_or_default();
+    let switch_pid = field_offset(&switch, "prev_pid");
+    let has_state = field_offset(&switch, "prev_state").is_some();
     Ok(Tracepoints {
         waking: Some(number("sched/sched_waking")?),
-        waking_pid_offset: field_offset(&format, "pid").unwrap_or(24),
+        waking_pid_offset: field_offset(&waking, "pid").unwrap_or(24),
+        switch: number("sched/sched_switch").ok().filter(|_| switch_pid.is_some() && has_state),
+        switch_pid_offset: switch_pid.unwrap_or(24),
         enter: number("raw_syscalls/sys_enter").ok(),
         leave: number("raw_syscalls/sys_exit").ok(),
     })

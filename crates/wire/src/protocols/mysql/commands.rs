@@ -182,10 +182,14 @@ impl Mysql {
         let operation = sql::operation(&text);
         let mut call = cx.call(Protocol::Mysql, operation, text, f.begun);
         call.text_known = text_known;
-        if let (Some(s), false) = (statement, bulk) {
+        if bulk {
+            // Many rows of parameters in one packet: not told apart.
+        } else if let Some(s) = statement {
             let attributes = self.capabilities.is_some_and(|c| c & CLIENT_QUERY_ATTRIBUTES != 0);
             let count = if attributes { None } else { s.params };
             call.params = packets::execute_params(body, count, &mut s.types, cx.redactor());
+        } else {
+            call.params = packets::guessed_params(body, cx.redactor());
         }
         self.push(call, f.total, Expect::First, true, id);
         Step::Go

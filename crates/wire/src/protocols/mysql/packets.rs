@@ -171,6 +171,11 @@ pub(super) fn after_attributes(body: &[u8]) -> &[u8] {
     skip().unwrap_or(body)
 }
 
+/// Statement id, cursor flags and iterations before the parameters of COM_STMT_EXECUTE, bytes.
+const EXECUTE_HEADER: usize = 9;
+/// Most parameters guessed at: beyond it no fit is a coincidence worth having.
+const GUESSED_PARAMS: u16 = 64;
+
 /// Hashes of the parameters of a COM_STMT_EXECUTE body (after the command byte). `count` is `None`
 /// where the packet itself gives it (query attributes). Types are sent once and remembered.
 pub(super) fn execute_params(
@@ -184,16 +189,34 @@ pub(super) fn execute_params(
     hashes
 }
 
+/// Hashes of the parameters of an execution whose statement was prepared before the capture began,
+/// so that their number is not known: the smallest number with which types and values fill the
+/// packet exactly; else one hash of all of them, which still tells equal ones from others.
+pub(super) fn guessed_params(body: &[u8], redactor: &Redactor) -> Vec<ValueHash> {
+    let all = body.get(EXECUTE_HEADER..).unwrap_or_default();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    for count in 1..=GUESSED_PARAMS {
+        let (mut types, mut hashes) = (Vec::new(), Vec::new());
+        let left = read_params(body, Some(count), &mut types, redactor, &mut hashes);
+        if left == Some(0) && hashes.len() == usize::from(count) {
+            return hashes;
+        }
+    }
+    vec![redactor.hash(all)]
+}
+
+/// Reads the parameters; the number of bytes left after them, `None` when they are cut off.
 fn read_params(
     body: &[u8],
     count: Option<u16>,
     types: &mut Vec<u16>,
     redactor: &Redactor,
     hashes: &mut Vec<ValueHash>,
-) -> Option<()> {
+) -> Option<usize> {
     let mut r = Reader::new(body);
-    // Statement id, cursor flags, iterations.
-    r.bytes(9)?;
+    r.bytes(EXECUTE_HEADER)?;
     let named = count.is_none();
     let count = match count {
         Some(n) => usize::from(n),
@@ -217,7 +240,7 @@ fn read_params(
         let v = value(&mut r, *kind as u8)?;
         hashes.push(hash_value(v, *kind as u8, kind & UNSIGNED_PARAM != 0, redactor));
     }
-    Some(())
+    Some(r.rest.len())
 }
 
 /// A binary value of a type.

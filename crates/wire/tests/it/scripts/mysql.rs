@@ -236,7 +236,7 @@ fn midstream() -> Script {
             s(join(&[p(1, &[1]), column(2, "id", 3, true), ok_eof(3, 2)])),
         ],
         calls: "
-            mysql execute [prepared 9] 100-200 b1 22>60 rows=1 columns=id:1 unknown
+            mysql execute [prepared 9] 100-200 b1 22>60 rows=1 params=1 columns=id:1 unknown
             mysql execute [SELECT id FROM t] 300-400 b2 23>50 rows=0
         ",
     }
