@@ -253,7 +253,8 @@ impl<'a> Case<'a> {
 
     /// Whether calls to peers would be seen: some were, or packets could be captured.
     pub fn sees_calls(&self) -> bool {
-        let captures = |c: &Coverage| c.probe == "packet-capture" && c.state != Unavailable;
+        let senses = ["packet-capture", "proxy"];
+        let captures = |c: &Coverage| senses.contains(&c.probe.as_str()) && c.state != Unavailable;
         !self.knowledge.calls.is_empty()
             || !self.knowledge.spans.is_empty()
             || self.knowledge.coverage.iter().any(captures)
@@ -299,6 +300,28 @@ impl<'a> Case<'a> {
         let url = url.unwrap_or(&self.knowledge.target.url);
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/%+,=@".contains(c);
         if url.chars().all(plain) { url.clone() } else { format!("'{}'", url.replace('\'', "%27")) }
+    }
+
+    /// The command that would see more than could be seen here: where the service is, for the
+    /// right to look, or in the service's own namespaces.
+    pub fn look_closer(&self) -> String {
+        let coverage = &self.knowledge.coverage;
+        let lost =
+            |probe: &str| coverage.iter().any(|c| c.probe == probe && c.state == Unavailable);
+        let service = self.service(None);
+        let unseen = service.is_some_and(|s| s.processes.is_empty());
+        if service.is_none() && lost("process") {
+            let host = host_of(&self.knowledge.target.url);
+            return format!(
+                "on {host}: perfwright observe --listen 0.0.0.0:7070 --token env:PERFWRIGHT_TOKEN; \
+                 here: {} --observer {host}:7070",
+                self.command("")
+            );
+        }
+        if unseen && lost("process-fds") && !lost("packet-capture") {
+            return format!("nsenter --target PID --pid --mount --net {}", self.command(""));
+        }
+        format!("sudo {}", self.command(""))
     }
 
     /// The command that investigates this endpoint, with extra flags.
@@ -369,6 +392,16 @@ impl Group {
             *seen.entry(place).or_default() += 1;
         }
         seen.into_iter().max_by_key(|(_, n)| *n).map(|(w, _)| w.clone())
+    }
+}
+
+/// Host of an origin such as `http://shop.example:8080`.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
+        _ => authority,
     }
 }
 

@@ -1,11 +1,13 @@
-//! What can be said from outside, when neither calls nor processes are visible: two to four
-//! hypotheses ranked by how well they fit what the client alone measures (phases, Server-Timing,
-//! cold against warm, latency against the size of the answer, latency against requests in
-//! flight, compression, validators), each with what it predicts and the command that decides it.
+//! What can be said from outside, when calls are not visible: two to four hypotheses ranked by
+//! how well they fit what the client alone measures (phases, Server-Timing, cold against warm,
+//! latency against the size of the answer, latency against requests in flight, compression,
+//! validators) and, where threads are visible, how they wait; each with what it predicts and the
+//! command that decides it.
 
 use crate::case::{Case, Request};
-use crate::wording::{part, percent};
-use evidence::{Arm, Consent, Experiment, ExperimentKind, Phases, Risk, Undecided};
+use crate::rules::NO_ROOM;
+use crate::wording::{count, part, percent, time};
+use evidence::{Arm, Consent, Experiment, ExperimentKind, Line, Phases, Risk, Undecided};
 
 /// Hypotheses printed at most: more is a list of everything that exists.
 const MOST: usize = 4;
@@ -21,6 +23,12 @@ const PLATEAU: f64 = 2.0;
 const RECEIVING: f64 = 0.3;
 /// Body beyond which compression matters, bytes.
 const LARGE: u64 = 50_000;
+/// A wait of a thread that is more than a wake-up of its own making, nanoseconds.
+const PAUSE_NS: u64 = 20_000;
+/// Waits per request that are a loop rather than a few steps.
+const MANY: f64 = 8.0;
+/// Spread of latencies (p75 − p25 over p50) below which their length looks set, not worked for.
+const STEADY: f64 = 0.03;
 
 /// One hypothesis with its plausibility.
 struct Guess {
@@ -30,9 +38,12 @@ struct Guess {
     command: String,
 }
 
-/// Whether so little is visible that rules cannot decide: no calls, and nothing of the process.
+/// Whether so little is visible that rules cannot decide: calls would not be seen, and the CPU of
+/// the service, where that is known, leaves room for them.
 pub fn is_low(case: &Case) -> bool {
-    !case.requests.is_empty() && !case.sees_calls() && case.cpu_ms().is_none()
+    let room = || case.unexplained_ms() >= NO_ROOM * case.mean_ms();
+    let blind = !case.requests.is_empty() && !case.sees_calls();
+    blind && (case.cpu_ms().is_none() || room())
 }
 
 /// Experiments that cost only requests: they are all there is at this level.
@@ -92,18 +103,43 @@ fn words(plausibility: f64) -> &'static str {
 }
 
 fn guesses(case: &Case) -> Vec<Guess> {
-    let wait = case.mean_of(|r| wait_ms(&r.exchange.phases));
-    let waiting = part(wait, case.mean_ms());
-    let waiting_share = wait / case.mean_ms().max(1e-9);
-    let look = format!("sudo {}", case.command(""));
-    vec![
-        per_row(case, &waiting, waiting_share, &look),
-        one_slow_thing(case, &waiting, waiting_share, &look),
+    let wait = waiting(case);
+    let look = case.look_closer();
+    let mut out = vec![
+        per_row(case, &wait, &look),
+        one_slow_thing(case, &wait, &look),
+        sleeping(case, &wait, &look),
         limit(case, &look),
         cold_start(case),
         large_answer(case),
-        computing(case, &waiting, waiting_share, &look),
-    ]
+    ];
+    // Where the service's CPU is known the rule itself has decided.
+    if case.cpu_ms().is_none() {
+        out.push(computing(case, &wait, &look));
+    }
+    out
+}
+
+/// The time hypotheses are about: what passes between the request sent and the first byte, less
+/// what is known to be CPU of the service.
+struct Waiting {
+    said: String,
+    share: f64,
+    /// Waits of the service's threads per request, and the part of the longest in them.
+    pauses: Option<(f64, f64)>,
+}
+
+fn waiting(case: &Case) -> Waiting {
+    let outside = case.mean_of(|r| wait_ms(&r.exchange.phases));
+    let (ms, said) = match case.cpu_ms() {
+        Some(cpu) => {
+            let ms = case.unexplained_ms().min(outside);
+            let whole = part(ms, case.mean_ms());
+            (ms, format!("{whole} pass while the service waits ({} are its CPU)", time(cpu)))
+        }
+        None => (outside, format!("{} pass before the first byte", part(outside, case.mean_ms()))),
+    };
+    Waiting { said, share: ms / case.mean_ms().max(1e-9), pauses: pauses(case) }
 }
 
 /// Time between the request sent and the first byte of the answer.
@@ -111,26 +147,80 @@ fn wait_ms(p: &Phases) -> f64 {
     (p.first_byte - p.sent).as_ms()
 }
 
-fn per_row(case: &Case, waiting: &str, share: f64, look: &str) -> Guess {
-    let (plausibility, seen) = match elasticity(case) {
+/// How the service waits, where its threads' intervals are known: waits per request, and the
+/// longest one's part of them, means over requests.
+fn pauses(case: &Case) -> Option<(f64, f64)> {
+    if !case.has_intervals() {
+        return None;
+    }
+    let of = |r: &Request| -> Vec<f64> {
+        let waits = r.pieces.iter().filter(|p| p.line == Line::Unattributed);
+        waits.map(|p| p.end - p.start).filter(|ns| *ns >= PAUSE_NS).map(|ns| ns as f64).collect()
+    };
+    let longest = |r: &Request| {
+        let all = of(r);
+        let most = all.iter().copied().fold(0.0, f64::max);
+        most / all.iter().sum::<f64>().max(1.0)
+    };
+    Some((case.mean_of(|r| of(r).len() as f64), case.mean_of(longest)))
+}
+
+fn per_row(case: &Case, wait: &Waiting, look: &str) -> Guess {
+    let (mut plausibility, mut seen) = match elasticity(case) {
         Some(e) if e >= GROWS => {
             (0.85, format!("latency grows with the answer ({e:.2} % per 1 %)"))
         }
         Some(e) => (0.1, format!("latency hardly grows with the answer ({e:.2} % per 1 %)")),
         None => (0.5, "whether latency grows with the answer was not measured".into()),
     };
+    if let Some((n, longest)) = wait.pauses {
+        let many = n >= MANY && longest < 0.5;
+        plausibility = if many { 0.9f64.max(plausibility) } else { plausibility * 0.5 };
+        seen = format!("in {} waits per request, and {seen}", count(n));
+    }
     Guess {
         rule: "sql-n-plus-one",
-        plausibility: plausibility * share.max(0.3),
+        plausibility: plausibility * wait.share.max(0.3),
         missing: format!(
-            "{waiting} pass before the first byte and {seen}: a statement per row would show as a \
-             straight line through page sizes and many equal statements per request"
+            "{}, {seen}: a statement per row would show as a straight line through page sizes and \
+             many equal statements per request",
+            wait.said
         ),
         command: look.to_string(),
     }
 }
 
-fn one_slow_thing(case: &Case, waiting: &str, share: f64, look: &str) -> Guess {
+/// How plausible one long wait is: by how the threads wait where that is known, else by whether
+/// latency is the same for any size of the answer.
+fn single(case: &Case, wait: &Waiting) -> f64 {
+    let flat = elasticity(case).is_some_and(|e| e < GROWS);
+    match wait.pauses {
+        Some((_, longest)) if longest >= 0.5 => 0.8,
+        Some(_) => 0.2,
+        None if flat => 0.7,
+        None => 0.45,
+    }
+}
+
+fn sleeping(case: &Case, wait: &Waiting, look: &str) -> Guess {
+    let all = case.latencies_ms();
+    let at = |q: f64| stats::quantile(&all, q).unwrap_or(0.0);
+    let spread = (at(0.75) - at(0.25)) / at(0.5).max(1e-9);
+    let steady = if spread < STEADY { 1.1 } else { 0.7 };
+    Guess {
+        rule: "timer-wait",
+        plausibility: single(case, wait) * steady * wait.share,
+        missing: format!(
+            "{}, and half of the latencies lie within {} of each other: a sleep, a poll or a \
+             back-off would take the same time whatever is asked for and however busy the machine",
+            wait.said,
+            percent(spread)
+        ),
+        command: look.to_string(),
+    }
+}
+
+fn one_slow_thing(case: &Case, wait: &Waiting, look: &str) -> Guess {
     if let Some((name, ms)) = server_timing(case) {
         return Guess {
             rule: if name.contains("db") || name.contains("sql") {
@@ -147,13 +237,13 @@ fn one_slow_thing(case: &Case, waiting: &str, share: f64, look: &str) -> Guess {
             command: look.to_string(),
         };
     }
-    let flat = elasticity(case).is_some_and(|e| e < GROWS);
     Guess {
         rule: "sql-slow-statement",
-        plausibility: if flat { 0.7 } else { 0.45 } * share,
+        plausibility: single(case, wait) * wait.share,
         missing: format!(
-            "{waiting} pass before the first byte: one slow statement or call to another service \
-             would show as one long interval, the same for any size of the answer"
+            "{}: one slow statement or call to another service would show as one long interval, \
+             the same for any size of the answer",
+            wait.said
         ),
         command: look.to_string(),
     }
@@ -219,14 +309,14 @@ fn large_answer(case: &Case) -> Guess {
     }
 }
 
-fn computing(case: &Case, waiting: &str, share: f64, look: &str) -> Guess {
+fn computing(case: &Case, wait: &Waiting, look: &str) -> Guess {
     let serial = growth(case).is_some_and(|(_, g)| g >= PLATEAU);
     Guess {
         rule: "cpu-hot-path",
-        plausibility: if serial { 0.5 } else { 0.3 } * share,
+        plausibility: if serial { 0.6 } else { 0.3 } * wait.share,
         missing: format!(
-            "{waiting} pass before the first byte: computing would use as much CPU of the service \
-             as it takes time"
+            "{}: computing would use as much CPU of the service as it takes time",
+            wait.said
         ),
         command: look.to_string(),
     }

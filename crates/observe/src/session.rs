@@ -60,8 +60,10 @@ impl Session {
 
     pub(crate) fn find(&mut self, host: &str, port: u16, pid: Option<i32>) -> Reply {
         let (found, mut coverage) = discovery::find(host, port, pid);
-        let target = found.as_ref().and_then(|f| f.serving.first().copied());
-        coverage.extend(doctor::probe(target));
+        coverage.extend(match &found {
+            Some(f) => doctor::probe(f.foreign, f.serving.first().copied()),
+            None => doctor::nothing_found(),
+        });
         let mut found = found;
         if let (Some(now), Some(before)) = (&mut found, &self.found) {
             now.inherit(before);
@@ -88,7 +90,10 @@ impl Session {
             true => self.generator_threads.iter().map(|tid| (own, *tid)).collect(),
             false => Vec::new(),
         };
-        let (scheduler, mut coverage) = Scheduler::start(&found.pids, &lone, pass);
+        let (scheduler, mut coverage) = match found.pids.is_empty() {
+            true => (None, Vec::new()),
+            false => Scheduler::start(&found.pids, &lone, pass),
+        };
         self.scheduler = scheduler;
         if pass.wire {
             match CaptureThread::start(found.foreign, found.flows.clone(), salt) {
@@ -147,7 +152,8 @@ impl Session {
 
     fn wanted(&self) -> Vec<(ProcessRole, Vec<i32>)> {
         let mut wanted = self.servers.clone();
-        wanted.extend(self.found.as_ref().map(|f| (ProcessRole::Service, f.pids.clone())));
+        let known = self.found.as_ref().filter(|f| !f.pids.is_empty());
+        wanted.extend(known.map(|f| (ProcessRole::Service, f.pids.clone())));
         if self.generator {
             wanted.push((ProcessRole::Generator, vec![std::process::id() as i32]));
         }

@@ -158,7 +158,7 @@ pub fn undecided(case: &Case, rule: &str, missing: String, command: String) -> J
 }
 
 /// Unexplained time below which calls that could not be seen have no room, as a share of latency.
-const NO_ROOM: f64 = 0.1;
+pub const NO_ROOM: f64 = 0.1;
 
 /// For rules about calls where none could be seen: refuted when everything is explained without
 /// them, undecided otherwise.
@@ -171,5 +171,5 @@ pub fn blind(case: &Case, rule: &str, missing: &str) -> Judgement {
         );
         return refuted(case, rule, why, &["intervals", "counters"]);
     }
-    undecided(case, rule, missing.to_string(), format!("sudo {}", case.command("")))
+    undecided(case, rule, missing.to_string(), case.look_closer())
 }

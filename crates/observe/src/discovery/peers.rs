@@ -111,8 +111,10 @@ pub(crate) fn by_user(
 ) -> (Vec<Peer>, Flows) {
     let mut peers: BTreeMap<String, Peer> = BTreeMap::new();
     let mut flows = Flows { listening: listening.clone(), ..Flows::default() };
+    let own = own_inodes();
     for t in established(sockets).filter(|t| !listening.contains(&t.local.port())) {
-        if t.uid != uid {
+        // Clients of the service may be the same user's, we ourselves for one.
+        if t.uid != uid || listening.contains(&t.remote.port()) || own.contains(&t.inode) {
             flows.foreign.insert(t.local.port());
             continue;
         }
@@ -122,6 +124,11 @@ pub(crate) fn by_user(
         peers.entry(peer.name.clone()).or_insert(peer).connections += 1;
     }
     (peers.into_values().take(PEERS).collect(), flows)
+}
+
+fn own_inodes() -> BTreeSet<u64> {
+    let own = proc::descriptors(std::process::id() as i32).unwrap_or_default();
+    own.iter().filter_map(|(_, link)| proc::socket_inode(link)).collect()
 }
 
 fn tcp(
