@@ -116,6 +116,14 @@ def seccomp(runtime, log):
 
 
 @contextmanager
+def seccomp_user(runtime, log):
+    """The same filter, and no privileges: the service's own user in a sandbox."""
+    with same_user(runtime, log) as place:
+        place.prefix = [*place.prefix, str(TESTBED / "environments" / "refuse")]
+        yield place
+
+
+@contextmanager
 def network_only(runtime, log):
     """perfwright shares nothing but the network namespace: its own pid, mount and ipc namespaces."""
     with running(runtime, PORT, log, as_user(SERVICE_USER), open_base(runtime)) as (pid, port):
@@ -173,11 +181,28 @@ def unix_socket(runtime, log):
                            capture_output=True)
 
 
+PERF_TRIAL = """
+import ctypes, struct
+attr = ctypes.create_string_buffer(struct.pack("IIQQQQQ", 1, 112, 9, 0, 0, 0, 1 << 5), 112)
+number = {"x86_64": 298, "aarch64": 241}[__import__("platform").machine()]
+raise SystemExit(ctypes.CDLL(None).syscall(number, attr, 0, -1, -1, 0) < 0)
+"""
+
+
+def paranoid_refuses():
+    """Whether perf_event_paranoid 4 forbids perf events to users altogether: only where a distribution's kernel
+    knows more levels than mainline's 2."""
+    with _sysctls({"perf_event_paranoid": "4"}):
+        trial = subprocess.run([*as_user(NOBODY), "/usr/bin/python3", "-c", PERF_TRIAL], capture_output=True)
+    return trial.returncode != 0
+
+
 def _npm(runtime):
     """Command and variables of `npm run dev`: npm, a shell, node."""
     assert runtime == "node"
-    setup = "source '%s/truth/setup'; setup_node; node_home" % TESTBED
-    home = subprocess.run(["bash", "-c", setup], check=True, capture_output=True, text=True).stdout.strip()
+    # the second word is $0, by which the script finds its folder
+    setup = ["bash", "-c", 'source "$0"; setup_node; node_home', str(TESTBED / "truth" / "setup")]
+    home = subprocess.run(setup, check=True, capture_output=True, text=True).stdout.strip()
     variables = {**environment(), "PORT": str(PORT), "NODE_PATH": home + "/node_modules",
                  "npm_config_update_notifier": "false", "npm_config_logs_max": "0"}
     return ["npm", "--prefix", str(TESTBED / "truth" / "node"), "run", "dev"], variables
@@ -230,16 +255,21 @@ def _end(process):
 
 
 @contextmanager
-def paranoid(runtime, log, user=NOBODY):
+def paranoid(runtime, log):
     """kernel.perf_event_paranoid at 4 and kptr_restrict at 2, perfwright without privileges as the service's own
-    user. Restored whatever happens."""
-    wanted = {"perf_event_paranoid": "4", "kptr_restrict": "2"}
+    user."""
+    with _sysctls({"perf_event_paranoid": "4", "kptr_restrict": "2"}), same_user(runtime, log) as place:
+        yield place
+
+
+@contextmanager
+def _sysctls(wanted):
+    """Settings of the kernel, restored whatever happens."""
     before = {name: (SYSCTLS / name).read_text().strip() for name in wanted}
     try:
         for name, value in wanted.items():
             (SYSCTLS / name).write_text(value)
-        with same_user(runtime, log) as place:
-            yield place
+        yield
     finally:
         for name, value in before.items():
             (SYSCTLS / name).write_text(value)

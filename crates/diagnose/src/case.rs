@@ -7,7 +7,7 @@ use crate::rules::{sql_n_plus_one, sql_repeated_statement};
 use crate::{Knowledge, headline, ledger, timeline};
 use evidence::ProbeState::Unavailable;
 use evidence::{
-    Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation,
+    Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation, Peer,
     ProcessRole, Protocol, Service, Timeline, WallLedger,
 };
 use std::cell::OnceCell;
@@ -251,13 +251,27 @@ impl<'a> Case<'a> {
             .then(|| counted.iter().sum::<f64>() / self.requests.len() as f64)
     }
 
-    /// Whether calls to peers would be seen: some were, or packets could be captured.
+    /// Whether calls to peers would be seen: some were, or packets could be captured. Those to a
+    /// peer behind a Unix socket are seen by who wakes the service, or not at all.
     pub fn sees_calls(&self) -> bool {
+        if self.hides_a_peer() {
+            return false;
+        }
         let senses = ["packet-capture", "proxy"];
         let captures = |c: &Coverage| senses.contains(&c.probe.as_str()) && c.state != Unavailable;
         !self.knowledge.calls.is_empty()
             || !self.knowledge.spans.is_empty()
             || self.knowledge.coverage.iter().any(captures)
+    }
+
+    fn hides_a_peer(&self) -> bool {
+        let k = self.knowledge;
+        let woken = k.coverage.iter().any(|c| c.probe == "wakeups" && c.state != Unavailable);
+        let peers = k.target.services.iter().flat_map(|s| &s.peers);
+        let mut unix = peers.filter(|p| p.protocol == Protocol::Unix);
+        let seen =
+            |p: &Peer| woken && p.process.is_some() || k.calls.iter().any(|c| c.peer == p.name);
+        unix.any(|p| !seen(p))
     }
 
     /// Time of the wall ledger that nothing explains, milliseconds.

@@ -72,7 +72,10 @@ pub fn needs(case: &Case) -> Vec<Experiment> {
     }
     if growth(case).is_none() {
         let why = "do requests in flight wait for each other? then a pool, workers or one loop";
-        out.push(one(ExperimentKind::Concurrency, why, 60.0, 0.4, Risk::Slows));
+        let mut crowd = one(ExperimentKind::Concurrency, why, 60.0, 0.4, Risk::Slows);
+        // Four steps of a second, or of two requests where those take longer.
+        crowd.cost_s = 4.0 * (2.0 * case.mean_ms() / 1000.0).max(1.0);
+        out.push(crowd);
     }
     out
 }
@@ -182,7 +185,7 @@ fn per_row(case: &Case, wait: &Waiting, look: &str) -> Guess {
         rule: "sql-n-plus-one",
         plausibility: plausibility * wait.share.max(0.3),
         missing: format!(
-            "{}, {seen}: a statement per row would show as a straight line through page sizes and \
+            "{}; {seen}: a statement per row would show as a straight line through page sizes and \
              many equal statements per request",
             wait.said
         ),
@@ -206,7 +209,7 @@ fn sleeping(case: &Case, wait: &Waiting, look: &str) -> Guess {
     let all = case.latencies_ms();
     let at = |q: f64| stats::quantile(&all, q).unwrap_or(0.0);
     let spread = (at(0.75) - at(0.25)) / at(0.5).max(1e-9);
-    let steady = if spread < STEADY { 1.1 } else { 0.7 };
+    let steady = if spread < STEADY { 0.95 } else { 0.7 };
     Guess {
         rule: "timer-wait",
         plausibility: single(case, wait) * steady * wait.share,
@@ -313,7 +316,7 @@ fn computing(case: &Case, wait: &Waiting, look: &str) -> Guess {
     let serial = growth(case).is_some_and(|(_, g)| g >= PLATEAU);
     Guess {
         rule: "cpu-hot-path",
-        plausibility: if serial { 0.6 } else { 0.3 } * wait.share,
+        plausibility: if serial { 0.8 } else { 0.42 } * wait.share,
         missing: format!(
             "{}: computing would use as much CPU of the service as it takes time",
             wait.said

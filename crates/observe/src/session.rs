@@ -10,6 +10,7 @@ use crate::doctor;
 use crate::owners::Owners;
 use crate::sched::{SchedBatch, Scheduler};
 use crate::stream::{Pass, Reply};
+use crate::wakers::Wakers;
 use evidence::{
     Call, Coverage, EvidenceBody, LossCount, Nanos, ProcessCounters, ProcessRole, Protocol,
     Service, ThreadInfo, ThreadInterval,
@@ -34,6 +35,7 @@ pub(crate) struct Session {
     serving: BTreeSet<i32>,
     /// Counters of databases and caches, wanted while they are on this host.
     servers: Vec<(ProcessRole, Vec<i32>)>,
+    wakers: Wakers,
 }
 
 impl Session {
@@ -51,6 +53,7 @@ impl Session {
             threads: BTreeMap::new(),
             serving: BTreeSet::new(),
             servers: Vec::new(),
+            wakers: Wakers::default(),
         }
     }
 
@@ -133,6 +136,10 @@ impl Session {
         let intervals: Vec<ThreadInterval> =
             batch.intervals.iter().filter(of_service).copied().collect();
         let mut calls = self.owners.keep(captured.calls, &flows, &intervals);
+        // Traced system calls show the same round trips, with their bytes.
+        if !self.pass.syscalls {
+            calls.extend(self.wakers.calls(&batch.intervals, &self.generator_threads));
+        }
         calls.extend(batch.calls);
         calls.sort_by_key(|c| (c.start, c.end, c.connection));
         add(EvidenceBody::Calls(calls));
@@ -196,6 +203,8 @@ impl Session {
     fn look_at_servers(&mut self, table: &Table) {
         let servers = self.found.as_ref().map(|f| f.servers.as_slice()).unwrap_or_default();
         self.servers = with_children(servers, table);
+        let unix = self.found.as_ref().map(|f| f.unix_servers.as_slice()).unwrap_or_default();
+        self.wakers = Wakers::of(unix, table);
     }
 
     /// Round trips seen as system calls are wanted where no packet shows them.

@@ -99,6 +99,7 @@ impl Accounts {
                 Some(CallSource::Proxy) => "proxy",
                 Some(CallSource::Span) => "spans",
                 Some(CallSource::Syscalls) => "system calls",
+                Some(CallSource::Wakeups) => "wake-ups",
                 None if key.0 == Line::Unattributed => "remainder",
                 None if self.switches => "context switches",
                 None if self.counters => "counters",

@@ -28,6 +28,8 @@ pub const ID: &str = "cpu-hot-path";
 const BURST_NS: u64 = 2_000_000;
 /// A pause inside a stretch that does not end it (a wake-up of another thread), nanoseconds.
 const PAUSE_NS: u64 = 200_000;
+/// A pause shorter than this is no call to a peer, nanoseconds: a round trip on one machine takes 40 µs.
+const WAKE_NS: u64 = 20_000;
 /// CPU below which a request is light, milliseconds: routing, a template and some JSON take 1–5.
 const LIGHT_MS: f64 = 8.0;
 /// Share of latency below which another cause matters more.
@@ -52,6 +54,7 @@ pub struct Burst {
 /// out, see [`Case::calls_own_cpu`].
 pub fn bursts(case: &Case, at: usize) -> Vec<Burst> {
     let positioned = case.has_intervals();
+    let blind = positioned && !case.sees_calls();
     let request = &case.requests[at];
     let excluded = &case.calls_own_cpu()[at];
     let mut out: Vec<Burst> = Vec::new();
@@ -67,7 +70,8 @@ pub fn bursts(case: &Case, at: usize) -> Vec<Burst> {
             let cpu = if on_cpu { end - start } else { 0 };
             match out.last_mut() {
                 Some(b)
-                    if start <= b.extent.1 + PAUSE_NS && !covered(request, b.extent.1, start) =>
+                    if start <= b.extent.1 + PAUSE_NS
+                        && !covered(request, b.extent.1, start, blind) =>
                 {
                     b.extent.1 = end;
                     b.cpu_ns += cpu;
@@ -82,13 +86,15 @@ pub fn bursts(case: &Case, at: usize) -> Vec<Burst> {
     out
 }
 
-/// Whether a call or a wait of a known kind lies between two pieces.
-fn covered(request: &Request, from: u64, to: u64) -> bool {
+/// Whether a call or a wait of a known kind lies between two pieces. Where calls are not seen
+/// (`blind`) any wait may be one.
+fn covered(request: &Request, from: u64, to: u64, blind: bool) -> bool {
     let first = request.pieces.partition_point(|p| p.end <= from);
-    request.pieces[first..]
-        .iter()
-        .take_while(|p| p.start < to)
-        .any(|p| p.line != Line::Unattributed && p.line != Line::Lock)
+    request.pieces[first..].iter().take_while(|p| p.start < to).any(|p| match p.line {
+        Line::Lock => false,
+        Line::Unattributed => blind && p.end - p.start >= WAKE_NS,
+        _ => true,
+    })
 }
 
 /// One edit per request: the computing goes. `share` of it, where stacks say how much lies under

@@ -45,6 +45,8 @@ pub(crate) struct Found {
     pub remotes: HashMap<(i32, i32), Remote>,
     /// Databases and caches on this host, by their topmost process.
     pub servers: Vec<(ProcessRole, i32)>,
+    /// Servers behind Unix sockets, by peer name and topmost process.
+    pub unix_servers: Vec<(String, i32)>,
     /// A process of its network namespace.
     anchor: i32,
     /// Owner of the listening socket.
@@ -99,6 +101,7 @@ pub(crate) fn find(host: &str, port: u16, root: Option<i32>) -> (Option<Found>, 
         kinds: HashMap::new(),
         remotes: HashMap::new(),
         servers: Vec::new(),
+        unix_servers: Vec::new(),
         anchor: anchor.pid,
         owner: uid,
         tops: Vec::new(),
@@ -171,6 +174,7 @@ impl Found {
         self.processes(&pids, table);
         (self.pids, self.tops) = (pids, tops);
         (self.kinds, self.remotes, self.servers) = (look.kinds, look.remotes, look.servers);
+        self.unix_servers = look.unix_servers.into_iter().collect();
     }
 
     /// Processes that hold the listening socket now.

@@ -41,6 +41,8 @@ pub(crate) struct Look {
     pub remotes: HashMap<(i32, i32), Remote>,
     /// Servers on this host.
     pub servers: Vec<(ProcessRole, i32)>,
+    /// Servers behind Unix sockets, by peer name and topmost process.
+    pub unix_servers: BTreeMap<String, i32>,
     /// Ports the service's processes listen on.
     pub listening: BTreeSet<u16>,
     /// Processes whose descriptors may not be read.
@@ -192,6 +194,7 @@ fn unix(
         let word = server.as_ref().map_or("unix", |s| s.name.as_str());
         let name = format!("{word} {path}");
         out.servers.extend(server.as_ref().and_then(|s| Some((role(&s.name)?, s.pid))));
+        out.unix_servers.extend(server.as_ref().map(|s| (name.clone(), s.pid)));
         let entry = peers.entry(name.clone()).or_insert_with(|| Peer {
             name: name.clone(),
             address: (*path).to_owned(),
