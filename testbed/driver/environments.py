@@ -209,12 +209,12 @@ def run(options):
     if os.geteuid() != 0:
         raise SetupFailed("environments are made by root\nhint: sudo testbed/run environments --seed N")
     results = results_folder("environments-%d" % options.seed)
-    binary, rng = Perfwright(options.budget, results).binary, random.Random(options.seed)
+    binary = Perfwright(options.budget, results).binary
     chosen = [e for e in ENVIRONMENTS if not options.only or e.name in options.only]
     said = []
     with databases():
         for environment in chosen:
-            drawn = cases(rng, environment, options.cases)
+            drawn = cases(random.Random("%d-%s" % (options.seed, environment.name)), environment, options.cases)
             one = Said(environment, environment.probes() if callable(environment.probes) else environment.probes)
             said.append(one)
             for number, (runtime, fault) in enumerate(drawn):
@@ -240,9 +240,9 @@ def examine(one, runner, options, name, fault, first):
         _, text, found = runner.run("doctor", "--format", "json", url)
         problems += found + doctor_problems(one, text)
     path = plans.endpoint(fault.plan, fault.size)
-    since = time.monotonic_ns()
     if not place.command:
         warm(place, path)
+    since = time.monotonic_ns()
     code, text, found = runner.run("investigate", "--format", "json", "--budget", options.budget, "--seed",
                                    str(options.seed), "--out", str(runner.home / "out"), "--endpoint", "GET " + path,
                                    url, limit=seconds(options.budget) * 2 + 60)

@@ -7,7 +7,9 @@
 use crate::case::{Case, Request};
 use crate::rules::NO_ROOM;
 use crate::wording::{count, part, percent, time};
-use evidence::{Arm, Consent, Experiment, ExperimentKind, Line, Phases, Risk, Undecided};
+use evidence::{
+    Arm, Consent, Experiment, ExperimentKind, Line, Phases, ProcessRole, Risk, Undecided,
+};
 
 /// Hypotheses printed at most: more is a list of everything that exists.
 const MOST: usize = 4;
@@ -27,6 +29,8 @@ const LARGE: u64 = 50_000;
 const PAUSE_NS: u64 = 20_000;
 /// Waits per request that are a loop rather than a few steps.
 const MANY: f64 = 8.0;
+/// CPU of this share of a request is computing: a driver between calls waits as well.
+const ALL_CPU: f64 = 0.8;
 /// Spread of latencies (p75 − p25 over p50) below which their length looks set, not worked for.
 const STEADY: f64 = 0.03;
 
@@ -41,9 +45,20 @@ struct Guess {
 /// Whether so little is visible that rules cannot decide: calls would not be seen, and the CPU of
 /// the service, where that is known, leaves room for them.
 pub fn is_low(case: &Case) -> bool {
-    let room = || case.unexplained_ms() >= NO_ROOM * case.mean_ms();
     let blind = !case.requests.is_empty() && !case.sees_calls();
-    blind && (case.cpu_ms().is_none() || room())
+    blind && case.cpu_ms().is_none_or(|cpu| room(case, cpu))
+}
+
+/// Whether calls may be there: in time that nothing explains, or as a chain of many, whose own
+/// time is the lesser part of it. Of a sum of CPU that part could be the driver's.
+fn room(case: &Case, cpu_ms: f64) -> bool {
+    match case.has_intervals() {
+        true => {
+            let many = pauses(case).is_some_and(|p| p.count >= MANY);
+            many || case.unexplained_ms() >= NO_ROOM * case.mean_ms()
+        }
+        false => cpu_ms < ALL_CPU * case.mean_ms(),
+    }
 }
 
 /// Experiments that cost only requests: they are all there is at this level.
@@ -116,8 +131,8 @@ fn guesses(case: &Case) -> Vec<Guess> {
         cold_start(case),
         large_answer(case),
     ];
-    // Where the service's CPU is known the rule itself has decided.
-    if case.cpu_ms().is_none() {
+    // Where it is known when the service was on a CPU the rule itself has decided.
+    if !case.has_intervals() {
         out.push(computing(case, &wait, &look));
     }
     out
@@ -128,21 +143,36 @@ fn guesses(case: &Case) -> Vec<Guess> {
 struct Waiting {
     said: String,
     share: f64,
-    /// Waits of the service's threads per request, and the part of the longest in them.
-    pauses: Option<(f64, f64)>,
+    /// The same with CPU that may lie between calls: what a chain of calls would take.
+    chain: f64,
+    pauses: Option<Pauses>,
+}
+
+/// How the service waits within a request, means over requests.
+#[derive(Clone, Copy)]
+struct Pauses {
+    /// Waits of its threads.
+    count: f64,
+    /// The part of the longest in all of them, where they have a position.
+    longest: Option<f64>,
 }
 
 fn waiting(case: &Case) -> Waiting {
     let outside = case.mean_of(|r| wait_ms(&r.exchange.phases));
+    let before = format!("{} pass before the first byte", part(outside, case.mean_ms()));
     let (ms, said) = match case.cpu_ms() {
-        Some(cpu) => {
+        Some(cpu) if case.has_intervals() => {
             let ms = case.unexplained_ms().min(outside);
             let whole = part(ms, case.mean_ms());
             (ms, format!("{whole} pass while the service waits ({} are its CPU)", time(cpu)))
         }
-        None => (outside, format!("{} pass before the first byte", part(outside, case.mean_ms()))),
+        // Sums have no position: waiting for a CPU may be the other threads'.
+        Some(cpu) => ((outside - cpu).max(0.0), format!("{before} ({} are its CPU)", time(cpu))),
+        None => (outside, before),
     };
-    Waiting { said, share: ms / case.mean_ms().max(1e-9), pauses: pauses(case) }
+    let share = |ms: f64| ms / case.mean_ms().max(1e-9);
+    let chain = if case.has_intervals() { ms } else { outside };
+    Waiting { said, share: share(ms), chain: share(chain), pauses: pauses(case) }
 }
 
 /// Time between the request sent and the first byte of the answer.
@@ -150,11 +180,16 @@ fn wait_ms(p: &Phases) -> f64 {
     (p.first_byte - p.sent).as_ms()
 }
 
-/// How the service waits, where its threads' intervals are known: waits per request, and the
-/// longest one's part of them, means over requests.
-fn pauses(case: &Case) -> Option<(f64, f64)> {
+/// How the service waits: by its threads' intervals, else by how often they gave up the CPU.
+fn pauses(case: &Case) -> Option<Pauses> {
     if !case.has_intervals() {
-        return None;
+        let of = |r: &Request| {
+            let c = case.knowledge.counters_of(r.exchange.window, ProcessRole::Service);
+            c.map(|c| c.voluntary_switches as f64)
+        };
+        let counted: Option<Vec<f64>> = case.requests.iter().map(of).collect();
+        let count = stats::median(&counted?)?;
+        return Some(Pauses { count, longest: None });
     }
     let of = |r: &Request| -> Vec<f64> {
         let waits = r.pieces.iter().filter(|p| p.line == Line::Unattributed);
@@ -165,7 +200,8 @@ fn pauses(case: &Case) -> Option<(f64, f64)> {
         let most = all.iter().copied().fold(0.0, f64::max);
         most / all.iter().sum::<f64>().max(1.0)
     };
-    Some((case.mean_of(|r| of(r).len() as f64), case.mean_of(longest)))
+    let count = case.mean_of(|r| of(r).len() as f64);
+    Some(Pauses { count, longest: Some(case.mean_of(longest)) })
 }
 
 fn per_row(case: &Case, wait: &Waiting, look: &str) -> Guess {
@@ -176,14 +212,14 @@ fn per_row(case: &Case, wait: &Waiting, look: &str) -> Guess {
         Some(e) => (0.1, format!("latency hardly grows with the answer ({e:.2} % per 1 %)")),
         None => (0.5, "whether latency grows with the answer was not measured".into()),
     };
-    if let Some((n, longest)) = wait.pauses {
-        let many = n >= MANY && longest < 0.5;
+    if let Some(pauses) = wait.pauses {
+        let many = pauses.count >= MANY && pauses.longest.is_none_or(|l| l < 0.5);
         plausibility = if many { 0.9f64.max(plausibility) } else { plausibility * 0.5 };
-        seen = format!("in {} waits per request, and {seen}", count(n));
+        seen = format!("in {} waits per request, and {seen}", count(pauses.count));
     }
     Guess {
         rule: "sql-n-plus-one",
-        plausibility: plausibility * wait.share.max(0.3),
+        plausibility: plausibility * wait.chain.max(0.3),
         missing: format!(
             "{}; {seen}: a statement per row would show as a straight line through page sizes and \
              many equal statements per request",
@@ -197,8 +233,9 @@ fn per_row(case: &Case, wait: &Waiting, look: &str) -> Guess {
 /// latency is the same for any size of the answer.
 fn single(case: &Case, wait: &Waiting) -> f64 {
     let flat = elasticity(case).is_some_and(|e| e < GROWS);
+    let few = |p: Pauses| p.longest.map_or(p.count < MANY, |l| l >= 0.5);
     match wait.pauses {
-        Some((_, longest)) if longest >= 0.5 => 0.8,
+        Some(pauses) if few(pauses) => 0.8,
         Some(_) => 0.2,
         None if flat => 0.7,
         None => 0.45,
@@ -254,8 +291,9 @@ fn one_slow_thing(case: &Case, wait: &Waiting, look: &str) -> Guess {
 
 fn limit(case: &Case, look: &str) -> Guess {
     let (plausibility, seen) = match growth(case) {
+        // It limits the rate; a request alone waits for nobody, so its latency has another cause.
         Some((n, g)) if g >= PLATEAU => {
-            (0.8, format!("with {n} in flight a request takes {g:.1} times as long"))
+            (0.45, format!("with {n} in flight a request takes {g:.1} times as long"))
         }
         Some((n, g)) => (0.05, format!("with {n} in flight a request takes {g:.1} times as long")),
         None => (0.25, "requests in flight were not varied".into()),
@@ -314,13 +352,15 @@ fn large_answer(case: &Case) -> Guess {
 
 fn computing(case: &Case, wait: &Waiting, look: &str) -> Guess {
     let serial = growth(case).is_some_and(|(_, g)| g >= PLATEAU);
+    // The part that may be computing: all of it where the CPU is not known.
+    let (share, seen) = match case.cpu_ms() {
+        None => (wait.share, "as much CPU of the service as it takes time"),
+        Some(cpu) => (cpu / case.mean_ms().max(1e-9), "that CPU in one piece, not between calls"),
+    };
     Guess {
         rule: "cpu-hot-path",
-        plausibility: if serial { 0.8 } else { 0.42 } * wait.share,
-        missing: format!(
-            "{}: computing would use as much CPU of the service as it takes time",
-            wait.said
-        ),
+        plausibility: if serial { 0.8 } else { 0.42 } * share.min(1.0),
+        missing: format!("{}: computing would use {seen}", wait.said),
         command: look.to_string(),
     }
 }

@@ -12,6 +12,7 @@
 
 use crate::case::{Case, Extent, Request};
 use crate::idioms::{self, Remedy};
+use crate::outside;
 use crate::profile::{self, Hot};
 use crate::retime::{self, Edit};
 use crate::rules::{Draft, event_loop_blocked, refuted, undecided};
@@ -145,6 +146,14 @@ pub fn judge(case: &Case) -> Judgement {
     };
     if event_loop_blocked::holds(case) {
         return Judgement::Silent;
+    }
+    // A sum may be the driver's work between calls that cannot be seen.
+    if outside::is_low(case) && !case.has_intervals() {
+        let missing = format!(
+            "whether {} of CPU are in one piece: neither when it was used nor calls are visible",
+            part(cpu_ms, case.mean_ms())
+        );
+        return undecided(case, ID, missing, case.look_closer());
     }
     let hot = profile::hot(case);
     let edits = edits(case, hot.as_ref().map_or(1.0, Hot::reach));

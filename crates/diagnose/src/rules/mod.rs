@@ -14,6 +14,7 @@ pub mod sql_slow_statement;
 pub mod timer_wait;
 
 use crate::case::Case;
+use crate::outside;
 use crate::retime::{self, Edit};
 use evidence::{
     Exoneration, Experiment, Finding, Fix, Judgement, Prediction, Severity, Undecided, Where,
@@ -164,7 +165,7 @@ pub const NO_ROOM: f64 = 0.1;
 /// them, undecided otherwise.
 pub fn blind(case: &Case, rule: &str, missing: &str) -> Judgement {
     let ms = case.unexplained_ms();
-    if case.cpu_ms().is_some() && ms < NO_ROOM * case.mean_ms() {
+    if !outside::is_low(case) && ms < NO_ROOM * case.mean_ms() {
         let why = format!(
             "calls could not be seen, but have no room: {} are unexplained",
             crate::wording::part(ms, case.mean_ms())
