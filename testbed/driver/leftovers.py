@@ -12,8 +12,8 @@ SETTINGS = ("kernel/perf_event_paranoid", "kernel/kptr_restrict", "kernel/perf_e
             "kernel/perf_event_max_sample_rate", "kernel/task_delayacct", "kernel/sched_schedstats",
             "net/core/rmem_max", "net/core/bpf_jit_enable")
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm", "/run")
-# names our own tools, runtimes and profilers give to files in shared scratch folders
-SUSPECT = ("perfwright", "perf-", ".attach_pid", ".java_pid", "node-", "py-spy")
+# names that do not follow TMPDIR: what attaching to runtimes and profilers leaves
+SUSPECT = ("perf-", "jit-", ".attach_pid", ".java_pid", "dotnet-diagnostic")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@
 //! validators) and, where threads are visible, how they wait; each with what it predicts and the
 //! command that decides it.
 
+use crate::background;
 use crate::case::{Case, Request};
-use crate::rules::NO_ROOM;
+use crate::rules::{NO_ROOM, cpu_hot_path};
 use crate::wording::{count, part, percent, time};
 use evidence::{
     Arm, Consent, Experiment, ExperimentKind, Line, Phases, ProcessRole, Risk, Undecided,
@@ -29,6 +30,8 @@ const LARGE: u64 = 50_000;
 const PAUSE_NS: u64 = 20_000;
 /// Waits per request that are a loop rather than a few steps.
 const MANY: f64 = 8.0;
+/// The same where switches are counted: a runtime's own threads take part.
+const MANY_COUNTED: f64 = 20.0;
 /// CPU of this share of a request is computing: a driver between calls waits as well.
 const ALL_CPU: f64 = 0.8;
 /// Spread of latencies (p75 − p25 over p50) below which their length looks set, not worked for.
@@ -52,12 +55,12 @@ pub fn is_low(case: &Case) -> bool {
 /// Whether calls may be there: in time that nothing explains, or as a chain of many, whose own
 /// time is the lesser part of it. Of a sum of CPU that part could be the driver's.
 fn room(case: &Case, cpu_ms: f64) -> bool {
+    let many = pauses(case).is_none_or(|p| p.many());
     match case.has_intervals() {
-        true => {
-            let many = pauses(case).is_some_and(|p| p.count >= MANY);
-            many || case.unexplained_ms() >= NO_ROOM * case.mean_ms()
-        }
-        false => cpu_ms < ALL_CPU * case.mean_ms(),
+        true => many || case.unexplained_ms() >= NO_ROOM * case.mean_ms(),
+        // The rest may be waiting for a CPU, unless the service waited often.
+        false if many => cpu_ms < ALL_CPU * case.mean_ms(),
+        false => cpu_ms < ALL_CPU * case.quiet_ms(),
     }
 }
 
@@ -138,6 +141,13 @@ fn guesses(case: &Case) -> Vec<Guess> {
     out
 }
 
+impl Pauses {
+    /// Whether the waits are a loop rather than a few steps.
+    fn many(&self) -> bool {
+        self.count >= if self.longest.is_some() { MANY } else { MANY_COUNTED }
+    }
+}
+
 /// The time hypotheses are about: what passes between the request sent and the first byte, less
 /// what is known to be CPU of the service.
 struct Waiting {
@@ -171,7 +181,12 @@ fn waiting(case: &Case) -> Waiting {
         None => (outside, before),
     };
     let share = |ms: f64| ms / case.mean_ms().max(1e-9);
-    let chain = if case.has_intervals() { ms } else { outside };
+    let computing = |at: usize| -> u64 {
+        cpu_hot_path::bursts(case, at).iter().map(|b| b.extent.1 - b.extent.0).sum()
+    };
+    let computing = (0..case.requests.len()).map(|at| evidence::ms(computing(at)));
+    let computing = stats::mean(&computing.collect::<Vec<_>>());
+    let chain = if case.has_intervals() { (outside - computing).max(ms) } else { outside };
     Waiting { said, share: share(ms), chain: share(chain), pauses: pauses(case) }
 }
 
@@ -180,16 +195,28 @@ fn wait_ms(p: &Phases) -> f64 {
     (p.first_byte - p.sent).as_ms()
 }
 
+/// How often the service's threads gave up the CPU within a request, median, beyond what idle
+/// windows of that length hold.
+fn switches(case: &Case) -> Option<f64> {
+    let k = case.knowledge;
+    let counted = |window: &u32| {
+        let c = k.counters_of(*window, ProcessRole::Service)?;
+        let length = k.windows.get(window).map(|w| (w.end - w.start).as_ms())?;
+        Some((c.voluntary_switches as f64, length))
+    };
+    let idle: Vec<(f64, f64)> =
+        background::idle_windows(k, case.endpoint).filter_map(|w| counted(&w.id)).collect();
+    let sum = |f: fn(&(f64, f64)) -> f64| idle.iter().map(f).sum::<f64>();
+    let rate = sum(|c| c.0) / sum(|c| c.1).max(1e-9);
+    let driven = case.requests.iter().map(|r| counted(&r.exchange.window));
+    let beyond: Option<Vec<f64>> = driven.map(|c| c.map(|(n, ms)| n - rate * ms)).collect();
+    stats::median(&beyond?)
+}
+
 /// How the service waits: by its threads' intervals, else by how often they gave up the CPU.
 fn pauses(case: &Case) -> Option<Pauses> {
     if !case.has_intervals() {
-        let of = |r: &Request| {
-            let c = case.knowledge.counters_of(r.exchange.window, ProcessRole::Service);
-            c.map(|c| c.voluntary_switches as f64)
-        };
-        let counted: Option<Vec<f64>> = case.requests.iter().map(of).collect();
-        let count = stats::median(&counted?)?;
-        return Some(Pauses { count, longest: None });
+        return switches(case).map(|count| Pauses { count, longest: None });
     }
     let of = |r: &Request| -> Vec<f64> {
         let waits = r.pieces.iter().filter(|p| p.line == Line::Unattributed);
@@ -213,8 +240,10 @@ fn per_row(case: &Case, wait: &Waiting, look: &str) -> Guess {
         None => (0.5, "whether latency grows with the answer was not measured".into()),
     };
     if let Some(pauses) = wait.pauses {
-        let many = pauses.count >= MANY && pauses.longest.is_none_or(|l| l < 0.5);
-        plausibility = if many { 0.9f64.max(plausibility) } else { plausibility * 0.5 };
+        let many = pauses.many() && pauses.longest.is_none_or(|l| l < 0.5);
+        // Counted switches have no length: many short ones may lie beside one long wait.
+        let sure = if pauses.longest.is_some() { 0.9f64 } else { 0.7 };
+        plausibility = if many { sure.max(plausibility) } else { plausibility * 0.5 };
         seen = format!("in {} waits per request, and {seen}", count(pauses.count));
     }
     Guess {
@@ -233,9 +262,10 @@ fn per_row(case: &Case, wait: &Waiting, look: &str) -> Guess {
 /// latency is the same for any size of the answer.
 fn single(case: &Case, wait: &Waiting) -> f64 {
     let flat = elasticity(case).is_some_and(|e| e < GROWS);
-    let few = |p: Pauses| p.longest.map_or(p.count < MANY, |l| l >= 0.5);
+    let few = |p: Pauses| p.longest.map_or(!p.many(), |l| l >= 0.5);
     match wait.pauses {
         Some(pauses) if few(pauses) => 0.8,
+        Some(pauses) if pauses.longest.is_none() => 0.45,
         Some(_) => 0.2,
         None if flat => 0.7,
         None => 0.45,
@@ -355,11 +385,12 @@ fn computing(case: &Case, wait: &Waiting, look: &str) -> Guess {
     // The part that may be computing: all of it where the CPU is not known.
     let (share, seen) = match case.cpu_ms() {
         None => (wait.share, "as much CPU of the service as it takes time"),
-        Some(cpu) => (cpu / case.mean_ms().max(1e-9), "that CPU in one piece, not between calls"),
+        Some(cpu) => (cpu / case.quiet_ms().max(1e-9), "that CPU in one piece, not between calls"),
     };
+    let few = wait.pauses.is_some_and(|p| !p.many());
     Guess {
         rule: "cpu-hot-path",
-        plausibility: if serial { 0.8 } else { 0.42 } * share.min(1.0),
+        plausibility: if serial || few { 0.8 } else { 0.42 } * share.min(1.0),
         missing: format!("{}: computing would use {seen}", wait.said),
         command: look.to_string(),
     }
@@ -370,13 +401,27 @@ fn size_parameter(case: &Case) -> bool {
     endpoints.iter().any(|e| e.name == case.endpoint && e.size_parameter.is_some())
 }
 
-/// Relative growth of latency per relative growth of the answer's size, from sized arms.
+/// The size that the endpoint itself asks for, where its URL says so.
+fn own_size(case: &Case) -> Option<f64> {
+    let endpoints = &case.knowledge.run.workload.endpoints;
+    let endpoint = endpoints.iter().find(|e| e.name == case.endpoint)?;
+    let name = endpoint.size_parameter.as_deref()?;
+    let query = endpoint.template.url.split_once('?')?.1;
+    let value = query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='))?;
+    value.parse().ok()
+}
+
+/// Relative growth of latency per relative growth of the answer's size: medians of the sized arms
+/// and of the endpoint as it is.
 fn elasticity(case: &Case) -> Option<f64> {
-    let points: Vec<(f64, f64)> = case
-        .sized
-        .iter()
-        .flat_map(|(size, rs)| rs.iter().map(|r| (*size as f64, evidence::ms(r.latency()))))
-        .collect();
+    let of = |rs: &[Request]| {
+        stats::median(&rs.iter().map(|r| evidence::ms(r.latency())).collect::<Vec<_>>())
+    };
+    let sized = case.sized.iter().filter_map(|(size, rs)| Some((*size as f64, of(rs)?)));
+    let mut points: Vec<(f64, f64)> = sized.collect();
+    if !points.is_empty() {
+        points.extend(own_size(case).zip(of(&case.requests)));
+    }
     let slope = stats::slope(&points)?;
     let mean = |f: fn(&(f64, f64)) -> f64| stats::mean(&points.iter().map(f).collect::<Vec<_>>());
     let (x, y) = (mean(|p| p.0), mean(|p| p.1));
