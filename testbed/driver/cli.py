@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from . import check, compare_rules, compare_truth
+from . import check, compare_rules, compare_truth, environments
 from .services import PORTS, RUNTIMES, SetupFailed
 
 EXAMPLES = """\
@@ -14,6 +14,8 @@ EXAMPLES
   testbed/run truth --seed 7 --plans 12 --runtimes go --budget 5s
   testbed/run truth --seed 7 --foreign 20      under 20 other requests/s: do the intervals cover the truth?
   testbed/run rules --seed 7                   100 planted faults, 60 healthy requests, predictions
+  testbed/run environments --seed 7            without rights, in namespaces, behind TLS: level, answer, manners (root)
+  testbed/run environments --seed 7 --only remote,seccomp
   testbed/run --all --seed 7                   all of it
   PERFWRIGHT=path/to/perfwright testbed/run …  another binary than target/release/perfwright
 
@@ -33,7 +35,7 @@ def runtimes(text):
 def parser():
     top = argparse.ArgumentParser(prog="testbed/run", epilog=EXAMPLES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20 and rules")
+    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20, rules and environments")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--runtimes", type=runtimes, default=list(RUNTIMES), metavar="LIST",
                         help="default node,python,go; also node-cluster, gunicorn")
@@ -51,11 +53,18 @@ def parser():
     rules = commands.add_parser("rules", parents=[common, seeded])
     rules.add_argument("--cases", type=int, default=100)
     rules.add_argument("--healthy", type=int, default=60)
+    places = commands.add_parser("environments")
+    places.add_argument("--seed", type=int, required=True, help="the draw of faults is repeatable by it")
+    places.add_argument("--budget", default="10s", help="of each perfwright run (default 10s)")
+    places.add_argument("--cases", type=int, default=2, help="faults in each environment (default 2)")
+    places.add_argument("--only", type=lambda text: text.split(","), metavar="LIST",
+                        help=", ".join(one.name for one in environments.ENVIRONMENTS))
     top.add_argument("--seed", type=int, help="with --all")
     return top
 
 
-COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run}
+COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run,
+            "environments": environments.run}
 
 
 def main(arguments):
@@ -82,7 +91,8 @@ def run_all(top, options):
         top.error("--all needs --seed")
     seed = ["--seed", str(options.seed)]
     worst = 0
-    for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed]):
+    for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed],
+                      ["environments", *seed]):
         print("\n## testbed/run %s\n" % " ".join(arguments), flush=True)
         worst = max(worst, COMMANDS[arguments[0]](top.parse_args(arguments)))
     return worst

@@ -23,15 +23,15 @@ class RequestFailed(Exception):
 class Connection:
     """A keep-alive HTTP/1.1 connection; it is opened again where the service closes it."""
 
-    def __init__(self, port):
-        self.port, self.socket = port, None
+    def __init__(self, port, host=HOST):
+        self.port, self.host, self.socket = port, host, None
 
     def get(self, path):
         """Wall nanoseconds from the first byte sent to the last one received, and the body."""
-        request = ("GET %s HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (path, HOST, self.port)).encode()
+        request = ("GET %s HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (path, self.host, self.port)).encode()
         start = time.monotonic_ns()
         if self.socket is None:
-            self.socket = socket.create_connection((HOST, self.port), TIMEOUT_S)
+            self.socket = socket.create_connection((self.host, self.port), TIMEOUT_S)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(request)
         head, body = self._receive()
@@ -127,11 +127,11 @@ def solo(port, pid, path, count, warm=3):
     return samples
 
 
-def served(port, path, windows, workers=1):
+def served(port, path, windows, workers=1, host=HOST):
     """The service's answers to requests for `path` that somebody else sent in these windows, one at a time."""
     wanted, answers = parse_qs(urlsplit(path).query), {}
     for _ in range(1 if workers == 1 else 20 * workers):
-        connection = Connection(port)
+        connection = Connection(port, host)
         _, body = connection.get("/served")
         connection.close()
         page = json.loads(body)

@@ -44,27 +44,29 @@ def databases():
 
 
 @contextmanager
-def running(runtime, port=None, log=None):
-    """A truth service (or the supplier) in a process group of its own. Yields its pid and port."""
+def running(runtime, port=None, log=None, prefix=(), variables=None, host=HOST):
+    """A truth service (or the supplier) in a process group of its own, started behind `prefix` (setpriv and
+    the like) with more `variables`. Yields its pid and port."""
     port = port or (int(environment()["TESTBED_SUPPLIER_PORT"]) if runtime == "supplier" else PORTS[runtime])
     with socket.socket() as probe:
-        if probe.connect_ex((HOST, port)) == 0:
+        if probe.connect_ex((host, port)) == 0:
             raise SetupFailed("port %d for %s is taken\nhint: stop what listens there" % (port, runtime))
     output = open(log, "wb") if log else subprocess.DEVNULL
-    process = subprocess.Popen([TESTBED / "truth" / "start", runtime, str(port)], stdin=subprocess.DEVNULL,
-                               stdout=output, stderr=output, start_new_session=True)
+    process = subprocess.Popen([*prefix, TESTBED / "truth" / "start", runtime, str(port)],
+                               stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                               env={**os.environ, **(variables or {})})
     try:
-        _await(process, port, runtime, log)
+        _await(process, port, runtime, log, host)
         yield process.pid, port
     finally:
         _stop(process)
 
 
-def _await(process, port, runtime, log):
+def _await(process, port, runtime, log, host):
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            connection = Connection(port)
+            connection = Connection(port, host)
             connection.get("/health")
             connection.close()
             return

@@ -7,7 +7,7 @@ use crate::rules::{sql_n_plus_one, sql_repeated_statement};
 use crate::{Knowledge, headline, ledger, timeline};
 use evidence::ProbeState::Unavailable;
 use evidence::{
-    Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation,
+    Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation, Peer,
     ProcessRole, Protocol, Service, Timeline, WallLedger,
 };
 use std::cell::OnceCell;
@@ -251,12 +251,27 @@ impl<'a> Case<'a> {
             .then(|| counted.iter().sum::<f64>() / self.requests.len() as f64)
     }
 
-    /// Whether calls to peers would be seen: some were, or packets could be captured.
+    /// Whether calls to peers would be seen: some were, or packets could be captured. Those to a
+    /// peer behind a Unix socket are seen by who wakes the service, or not at all.
     pub fn sees_calls(&self) -> bool {
-        let captures = |c: &Coverage| c.probe == "packet-capture" && c.state != Unavailable;
+        if self.hides_a_peer() {
+            return false;
+        }
+        let senses = ["packet-capture", "proxy"];
+        let captures = |c: &Coverage| senses.contains(&c.probe.as_str()) && c.state != Unavailable;
         !self.knowledge.calls.is_empty()
             || !self.knowledge.spans.is_empty()
             || self.knowledge.coverage.iter().any(captures)
+    }
+
+    fn hides_a_peer(&self) -> bool {
+        let k = self.knowledge;
+        let woken = k.coverage.iter().any(|c| c.probe == "wakeups" && c.state != Unavailable);
+        let peers = k.target.services.iter().flat_map(|s| &s.peers);
+        let mut unix = peers.filter(|p| p.protocol == Protocol::Unix);
+        let seen =
+            |p: &Peer| woken && p.process.is_some() || k.calls.iter().any(|c| c.peer == p.name);
+        unix.any(|p| !seen(p))
     }
 
     /// Time of the wall ledger that nothing explains, milliseconds.
@@ -299,6 +314,28 @@ impl<'a> Case<'a> {
         let url = url.unwrap_or(&self.knowledge.target.url);
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/%+,=@".contains(c);
         if url.chars().all(plain) { url.clone() } else { format!("'{}'", url.replace('\'', "%27")) }
+    }
+
+    /// The command that would see more than could be seen here: where the service is, for the
+    /// right to look, or in the service's own namespaces.
+    pub fn look_closer(&self) -> String {
+        let coverage = &self.knowledge.coverage;
+        let lost =
+            |probe: &str| coverage.iter().any(|c| c.probe == probe && c.state == Unavailable);
+        let service = self.service(None);
+        let unseen = service.is_some_and(|s| s.processes.is_empty());
+        if service.is_none() && lost("process") {
+            let host = host_of(&self.knowledge.target.url);
+            return format!(
+                "on {host}: perfwright observe --listen 0.0.0.0:7070 --token env:PERFWRIGHT_TOKEN; \
+                 here: {} --observer {host}:7070",
+                self.command("")
+            );
+        }
+        if unseen && lost("process-fds") && !lost("packet-capture") {
+            return format!("nsenter --target PID --pid --mount --net {}", self.command(""));
+        }
+        format!("sudo {}", self.command(""))
     }
 
     /// The command that investigates this endpoint, with extra flags.
@@ -369,6 +406,16 @@ impl Group {
             *seen.entry(place).or_default() += 1;
         }
         seen.into_iter().max_by_key(|(_, n)| *n).map(|(w, _)| w.clone())
+    }
+}
+
+/// Host of an origin such as `http://shop.example:8080`.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
+        _ => authority,
     }
 }
 

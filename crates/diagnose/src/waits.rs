@@ -54,7 +54,7 @@ pub fn of(case: &Case, line: Line) -> Wait {
     if direct <= 0.0 && (booked <= 0.0 || device > 0.0 && !traced(case)) {
         let ms = case.unexplained_ms() + device;
         let open = ms >= UNEXPLAINED_MS && ms >= UNEXPLAINED_SHARE * case.mean_ms();
-        return if open && !traced(case) {
+        return if open && !named(case) {
             Wait::Unexplained { ms }
         } else {
             Wait::None { ms: 0.0 }
@@ -151,6 +151,18 @@ fn traced(case: &Case) -> bool {
     case.knowledge.exchanges_of(case.endpoint, &Arm::Traced).next().is_some()
 }
 
+/// Whether the traced pass could name reasons. Stacks alone are traced requests too, and system
+/// calls may be refused: then nothing was named, which says nothing.
+fn named(case: &Case) -> bool {
+    traced(case) && case.has_intervals() && !refused(case)
+}
+
+fn refused(case: &Case) -> bool {
+    let refused =
+        |c: &evidence::Coverage| c.probe == "syscalls" && c.state == ProbeState::Unavailable;
+    case.knowledge.coverage.iter().any(refused)
+}
+
 /// A pass with system calls traced, once unexplained waiting matters.
 pub fn needs(case: &Case) -> Option<Experiment> {
     // Who may not see threads at all may not trace their system calls either.
@@ -158,9 +170,7 @@ pub fn needs(case: &Case) -> Option<Experiment> {
     if case.requests.is_empty() || known || case.cpu_ms().is_none() {
         return None;
     }
-    let refused =
-        |c: &evidence::Coverage| c.probe == "syscalls" && c.state == ProbeState::Unavailable;
-    if case.knowledge.coverage.iter().any(refused) {
+    if refused(case) {
         return None;
     }
     let ms = case.unexplained_ms() + device_ms(case);
@@ -181,5 +191,5 @@ pub fn needs(case: &Case) -> Option<Experiment> {
 
 /// The command that would name the reasons.
 pub fn command(case: &Case) -> String {
-    format!("sudo {}", case.command(""))
+    case.look_closer()
 }

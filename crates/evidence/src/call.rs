@@ -59,6 +59,8 @@ pub enum CallSource {
     Span,
     /// System calls on a socket descriptor.
     Syscalls,
+    /// Who woke the thread that waited: peers behind Unix sockets.
+    Wakeups,
 }
 
 /// The values one result column took, as hashes: joins a parent row to a child parameter.

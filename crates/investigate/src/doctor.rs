@@ -24,7 +24,6 @@ pub fn doctor(host: &str, port: u16, pid: Option<i32>) -> Result<Checkup, Error>
     let mut observer = Observer::local(crate::senses::stacks()).map_err(failed)?;
     let (service, coverage) = observer.find(host, port, pid).map_err(failed)?;
     observer.stop().map_err(failed)?;
-    let level = observe::level(service.is_some(), &coverage);
-    let level = if service.is_some() { level } else { Level::L0 };
+    let level = observe::level(service.as_ref(), &coverage);
     Ok(Checkup { level, service, coverage })
 }

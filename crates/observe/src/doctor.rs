@@ -10,14 +10,34 @@ use std::io;
 /// Capabilities that give everything but other users' descriptors and namespaces.
 const CAPABILITIES: &str = "cap_net_raw,cap_perfmon,cap_sys_ptrace,cap_sys_admin";
 
-/// Tries every probe against a process of the service (our own where none was found).
-pub(crate) fn probe(pid: Option<i32>) -> Vec<Coverage> {
-    let target = pid.unwrap_or(std::process::id() as i32);
-    let mut out = vec![network_namespace(target)];
-    out.push(crate::capture::probe(pid));
-    out.extend(sched::probe(target));
-    out.push(thread_counters(target));
+/// Tries every probe against a service: `inside` is a process of its network namespace (`None`:
+/// ours), `process` one of its own, where one is known.
+pub(crate) fn probe(inside: Option<i32>, process: Option<i32>) -> Vec<Coverage> {
+    let own = std::process::id() as i32;
+    let mut out = vec![network_namespace(inside.unwrap_or(own))];
+    out.push(crate::capture::probe(inside));
+    match process {
+        Some(pid) => {
+            out.extend(sched::probe(pid));
+            out.push(thread_counters(pid));
+        }
+        None => out.extend(THREAD_PROBES.iter().map(|p| unknown_process(p))),
+    }
     out
+}
+
+/// What could be probed if there were a service: nothing works on nothing.
+pub(crate) fn nothing_found() -> Vec<Coverage> {
+    let lost = "no service was found: there is nothing to capture";
+    let wire = Coverage::unavailable("packet-capture", lost, "");
+    [wire].into_iter().chain(THREAD_PROBES.iter().map(|p| unknown_process(p))).collect()
+}
+
+/// Probes of threads.
+const THREAD_PROBES: [&str; 4] = ["context-switches", "wakeups", "syscalls", "thread-counters"];
+
+fn unknown_process(probe: &str) -> Coverage {
+    Coverage::unavailable(probe, "no process of the service is known", "")
 }
 
 fn network_namespace(pid: i32) -> Coverage {
@@ -51,10 +71,23 @@ fn thread_counters(pid: i32) -> Coverage {
     }
 }
 
+/// Whether capabilities are the container's to give. An image booted as a machine still carries
+/// the marks of a container, but not its layered root file system.
 fn is_container() -> bool {
-    fs::exists("/.dockerenv").unwrap_or(false)
-        || fs::exists("/run/.containerenv").unwrap_or(false)
-        || !in_first_pid_namespace()
+    let marked = ["/.dockerenv", "/run/.containerenv"];
+    let marked = marked.iter().any(|path| fs::exists(path).unwrap_or(false));
+    !in_first_pid_namespace() || marked && !root_is_a_device()
+}
+
+/// Whether the root file system is a block device, by our list of mounts.
+fn root_is_a_device() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let source = |line: &str| -> Option<String> {
+        let (place, device) = line.split_once(" - ")?;
+        let root = place.split_whitespace().nth(4) == Some("/");
+        root.then(|| device.split_whitespace().nth(1).map(str::to_owned))?
+    };
+    mounts.lines().rev().find_map(source).is_some_and(|s| s.starts_with("/dev/"))
 }
 
 /// Whether process ids here are those of tracepoints (the first pid namespace has a fixed inode).
@@ -85,7 +118,7 @@ fn reason_of(e: &io::Error) -> String {
             format!("not permitted (kernel.perf_event_paranoid is {})", level.trim())
         }
         Some(libc::EMFILE | libc::ENFILE) => "too many descriptors".into(),
-        Some(libc::ENOSYS) => "perf events are blocked (seccomp) or not in this kernel".into(),
+        Some(libc::ENOSYS) => "perf events are not in this kernel".into(),
         _ => e.to_string(),
     }
 }
@@ -93,10 +126,54 @@ fn reason_of(e: &io::Error) -> String {
 fn perf_hint(e: &io::Error) -> String {
     match e.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => "ulimit -n 65536".into(),
-        Some(libc::ENOSYS) if is_container() => {
-            "start the container with --cap-add PERFMON --security-opt seccomp=unconfined".into()
-        }
         _ => raise("cap_perfmon", "PERFMON"),
+    }
+}
+
+/// perf events are refused altogether, on our own threads too: no policy about other users.
+pub(crate) fn perf_refused(e: &io::Error) -> Vec<Coverage> {
+    let (why, hint) = match e.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM | libc::ENOSYS) => blocked(),
+        _ => (reason_of(e), perf_hint(e)),
+    };
+    let lost = [
+        ("context-switches", "only sums of CPU and run-queue time per window, no intervals"),
+        ("wakeups", "waiting for a CPU after a wake-up counts as blocked, wakers are unknown"),
+        ("syscalls", "why a thread is off the CPU stays unnamed"),
+    ];
+    let one = |(probe, lost): (&str, &str)| {
+        Coverage::unavailable(probe, format!("{why}: {lost}"), hint.clone())
+    };
+    lost.into_iter().map(one).collect()
+}
+
+/// Who forbids perf events even on ourselves, and what to do: above 2 the kernel's policy (a
+/// setting of some distributions), else a filter of system calls, as container runtimes put one.
+fn blocked() -> (String, String) {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    let level = level.trim().parse::<i32>().unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let filtered = status.lines().any(|l| l.split_whitespace().eq(["Seccomp:", "2"]));
+    match (filtered, level > 2) {
+        (true, _) => (
+            "perf events are blocked by a seccomp filter".into(),
+            match is_container() {
+                true => "start the container with --cap-add PERFMON --security-opt \
+                         seccomp=unconfined"
+                    .into(),
+                false => "run perfwright outside the sandbox that filters its system calls".into(),
+            },
+        ),
+        (false, true) => (
+            format!("kernel.perf_event_paranoid is {level}: no perf events for users"),
+            format!(
+                "{}, or: sudo sysctl kernel.perf_event_paranoid=2",
+                raise("cap_perfmon", "PERFMON")
+            ),
+        ),
+        (false, false) => {
+            ("perf events are not permitted here".into(), raise("cap_perfmon", "PERFMON"))
+        }
     }
 }
 

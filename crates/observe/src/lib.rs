@@ -32,6 +32,8 @@ mod session;
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
 #[path = "session_portable.rs"]
 mod session;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod wakers;
 
 pub use client::{ClockOffset, ObserveError, Observer};
 pub use level::level;

@@ -10,6 +10,7 @@ use crate::doctor;
 use crate::owners::Owners;
 use crate::sched::{SchedBatch, Scheduler};
 use crate::stream::{Pass, Reply};
+use crate::wakers::Wakers;
 use evidence::{
     Call, Coverage, EvidenceBody, LossCount, Nanos, ProcessCounters, ProcessRole, Protocol,
     Service, ThreadInfo, ThreadInterval,
@@ -34,6 +35,7 @@ pub(crate) struct Session {
     serving: BTreeSet<i32>,
     /// Counters of databases and caches, wanted while they are on this host.
     servers: Vec<(ProcessRole, Vec<i32>)>,
+    wakers: Wakers,
 }
 
 impl Session {
@@ -51,6 +53,7 @@ impl Session {
             threads: BTreeMap::new(),
             serving: BTreeSet::new(),
             servers: Vec::new(),
+            wakers: Wakers::default(),
         }
     }
 
@@ -60,8 +63,10 @@ impl Session {
 
     pub(crate) fn find(&mut self, host: &str, port: u16, pid: Option<i32>) -> Reply {
         let (found, mut coverage) = discovery::find(host, port, pid);
-        let target = found.as_ref().and_then(|f| f.serving.first().copied());
-        coverage.extend(doctor::probe(target));
+        coverage.extend(match &found {
+            Some(f) => doctor::probe(f.foreign, f.serving.first().copied()),
+            None => doctor::nothing_found(),
+        });
         let mut found = found;
         if let (Some(now), Some(before)) = (&mut found, &self.found) {
             now.inherit(before);
@@ -88,7 +93,10 @@ impl Session {
             true => self.generator_threads.iter().map(|tid| (own, *tid)).collect(),
             false => Vec::new(),
         };
-        let (scheduler, mut coverage) = Scheduler::start(&found.pids, &lone, pass);
+        let (scheduler, mut coverage) = match found.pids.is_empty() {
+            true => (None, Vec::new()),
+            false => Scheduler::start(&found.pids, &lone, pass),
+        };
         self.scheduler = scheduler;
         if pass.wire {
             match CaptureThread::start(found.foreign, found.flows.clone(), salt) {
@@ -128,6 +136,10 @@ impl Session {
         let intervals: Vec<ThreadInterval> =
             batch.intervals.iter().filter(of_service).copied().collect();
         let mut calls = self.owners.keep(captured.calls, &flows, &intervals);
+        // Traced system calls show the same round trips, with their bytes.
+        if !self.pass.syscalls {
+            calls.extend(self.wakers.calls(&batch.intervals, &self.generator_threads));
+        }
         calls.extend(batch.calls);
         calls.sort_by_key(|c| (c.start, c.end, c.connection));
         add(EvidenceBody::Calls(calls));
@@ -147,7 +159,8 @@ impl Session {
 
     fn wanted(&self) -> Vec<(ProcessRole, Vec<i32>)> {
         let mut wanted = self.servers.clone();
-        wanted.extend(self.found.as_ref().map(|f| (ProcessRole::Service, f.pids.clone())));
+        let known = self.found.as_ref().filter(|f| !f.pids.is_empty());
+        wanted.extend(known.map(|f| (ProcessRole::Service, f.pids.clone())));
         if self.generator {
             wanted.push((ProcessRole::Generator, vec![std::process::id() as i32]));
         }
@@ -190,6 +203,8 @@ impl Session {
     fn look_at_servers(&mut self, table: &Table) {
         let servers = self.found.as_ref().map(|f| f.servers.as_slice()).unwrap_or_default();
         self.servers = with_children(servers, table);
+        let unix = self.found.as_ref().map(|f| f.unix_servers.as_slice()).unwrap_or_default();
+        self.wakers = Wakers::of(unix, table);
     }
 
     /// Round trips seen as system calls are wanted where no packet shows them.

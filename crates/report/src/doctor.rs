@@ -9,9 +9,24 @@ fn meaning(level: Level) -> &'static str {
         Level::L0 => "the URL only: client phases and experiments from outside",
         Level::L1 => "the URL and the database",
         Level::L2 => "the wire: every call to a peer, with text and time",
-        Level::L3 => "the wire, processes and threads: every millisecond can be named",
-        Level::L4 => "everything: and which line of code burns the CPU",
+        Level::L3 => "processes and threads: every millisecond can be named",
+        Level::L4 => "runtime frames: which line of code burns the CPU",
     }
+}
+
+/// Senses below the level that do not work: what the level alone would promise wrongly.
+fn gaps(level: Level, coverage: &[Coverage]) -> Vec<&'static str> {
+    let lost = |probe: &str| {
+        coverage.iter().any(|c| c.probe == probe && c.state == ProbeState::Unavailable)
+    };
+    let mut out = Vec::new();
+    if level > Level::L2 && lost("packet-capture") {
+        out.push("without the wire: calls to peers are waits without a name");
+    }
+    if level > Level::L2 && lost("context-switches") {
+        out.push("threads by their sums: how much CPU, not when");
+    }
+    out
 }
 
 /// A service in one line: `node 20.20.2 (pid 4711, 2 workers) on 127.0.0.1:3000`.
@@ -24,6 +39,9 @@ pub fn service_line(service: &Service) -> String {
             None => p.runtime.name.clone(),
         },
     );
+    if service.processes.is_empty() {
+        return clean(&format!("{} on {}", service.name, service.listener.address));
+    }
     let pids: Vec<String> = serving.iter().map(|p| p.pid.to_string()).collect();
     let word = if pids.len() == 1 { "pid" } else { "pids" };
     clean(&format!(
@@ -47,6 +65,9 @@ pub fn doctor(
         out.push('\n');
     };
     line(&format!("level {level:?}: {}", meaning(level)));
+    for gap in gaps(level, coverage) {
+        line(&format!("  {gap}"));
+    }
     match service {
         Some(service) => {
             line(&format!("  service  {}", service_line(service)));

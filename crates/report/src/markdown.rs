@@ -1,6 +1,6 @@
 //! Markdown, for tickets and pull requests.
 
-use crate::words::{clean, clean_lines, count, duration, percent};
+use crate::words::{clean, clean_lines, count, duration, no_finding, percent};
 use evidence::{EndpointReport, Finding, ProbeState, Report};
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ pub fn markdown(report: &Report) -> String {
     }
     out.push_str("\n## Findings\n");
     if report.findings.is_empty() {
-        out.push_str("\nNone: nothing here is worth changing for latency.\n");
+        out.push_str(&format!("\nNone: {}.\n", no_finding(report)));
     }
     for finding in &report.findings {
         self::finding(&mut out, finding);

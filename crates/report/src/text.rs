@@ -1,7 +1,9 @@
 //! What a user sees in the terminal.
 
 use crate::style::Style;
-use crate::words::{clean, clean_lines, count, cut, duration, pad, pad_left, percent, wrap};
+use crate::words::{
+    clean, clean_lines, count, cut, duration, no_finding, pad, pad_left, percent, wrap,
+};
 use evidence::{EndpointReport, Estimate, Finding, LedgerRow, ProbeState, Report, WaterfallReport};
 use std::fmt::Write;
 
@@ -233,7 +235,7 @@ impl Page {
     fn findings(&mut self, report: &Report) {
         self.section("Findings");
         if report.findings.is_empty() {
-            self.paragraph("  ", 2, "none: nothing here is worth changing for latency");
+            self.paragraph("  ", 2, &format!("none: {}", no_finding(report)));
         }
         for finding in &report.findings {
             self.finding(finding);

@@ -1,6 +1,6 @@
 //! Words and numbers as people read them.
 
-use evidence::ExperimentKind;
+use evidence::{ExperimentKind, Report};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Foreign text made harmless and one line: control characters (terminal escapes among them)
@@ -127,6 +127,14 @@ fn split_at_columns(word: &str, width: usize) -> (String, String) {
         }
     }
     (word.to_string(), String::new())
+}
+
+/// What the lack of findings means: nothing is wrong only where everything could be judged.
+pub fn no_finding(report: &Report) -> &'static str {
+    match report.undecided.is_empty() {
+        true => "nothing here is worth changing for latency",
+        false => "what could be judged is not worth changing for latency; the rest is undecided",
+    }
 }
 
 /// An experiment's word.

@@ -193,5 +193,5 @@ func main() {
 	http.HandleFunc("/served", counted(serveServed))
 	http.HandleFunc("/nop", counted(ok))
 	http.HandleFunc("/health", counted(ok))
-	log.Fatal(http.ListenAndServe(host+":"+setting("PORT", "25300"), nil))
+	log.Fatal(http.ListenAndServe(setting("TESTBED_BIND", host)+":"+setting("PORT", "25300"), nil))
 }

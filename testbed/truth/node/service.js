@@ -14,6 +14,7 @@ const { Pool } = require('pg');
 const env = process.env;
 const PORT = Number(env.PORT || 25100);
 const HOST = '127.0.0.1';
+const BIND = env.TESTBED_BIND || HOST;
 const SUPPLIER_PORT = Number(env.TESTBED_SUPPLIER_PORT || 25080);
 const POOL_SIZE = 10;
 const SCAN_ROWS_MAX = 300000;
@@ -309,7 +310,7 @@ async function main() {
     return;
   }
   await warm();
-  http.createServer({ keepAliveTimeout: 60000 }, serve).listen(PORT, HOST);
+  http.createServer({ keepAliveTimeout: 60000 }, serve).listen(PORT, BIND);
 }
 
 main();

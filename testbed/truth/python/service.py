@@ -23,6 +23,7 @@ import redis
 from pymemcache.client.base import PooledClient
 
 HOST = "127.0.0.1"
+BIND = os.environ.get("TESTBED_BIND", HOST)
 PORT = int(os.environ.get("PORT", "25200"))
 SUPPLIER_PORT = int(os.environ.get("TESTBED_SUPPLIER_PORT", "25080"))
 POOL_SIZE = 10
@@ -397,4 +398,4 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     warm()
-    ThreadingHTTPServer((HOST, PORT), Handler).serve_forever()
+    ThreadingHTTPServer((BIND, PORT), Handler).serve_forever()

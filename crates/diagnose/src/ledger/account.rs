@@ -99,6 +99,7 @@ impl Accounts {
                 Some(CallSource::Proxy) => "proxy",
                 Some(CallSource::Span) => "spans",
                 Some(CallSource::Syscalls) => "system calls",
+                Some(CallSource::Wakeups) => "wake-ups",
                 None if key.0 == Line::Unattributed => "remainder",
                 None if self.switches => "context switches",
                 None if self.counters => "counters",
@@ -225,7 +226,9 @@ fn idle_cpu(k: &Knowledge, b: &Background, accounts: &mut Accounts) {
 }
 
 /// Without scheduler records: the threads' CPU and run-queue time from counters, beyond what idle
-/// windows use anyway, is taken out of `unattributed`, and never more than there is.
+/// windows use anyway, is taken out of `unattributed`, and never more than there is. Sums have no
+/// position: waiting for a CPU that may have passed during calls is left where it is, so that a
+/// sleep is not taken for it on a busy machine.
 fn counters(k: &Knowledge, endpoint: &str, exchanges: &[&Exchange], accounts: &mut Accounts) {
     let rates = background::counter_rates(k, endpoint, ProcessRole::Service).unwrap_or((0.0, 0.0));
     for (x, a) in exchanges.iter().zip(&mut accounts.list) {
@@ -239,9 +242,15 @@ fn counters(k: &Knowledge, endpoint: &str, exchanges: &[&Exchange], accounts: &m
         let length = (window.end - window.start).0 as f64;
         let room_key = (Line::Unattributed, String::new());
         let mut room = a.time.remove(&room_key).unwrap_or(0.0);
-        let parts = [(Line::Cpu, used.cpu, rates.0), (Line::Runnable, used.runnable, rates.1)];
-        for (line, spent, rate) in parts {
-            let part = ((spent.0 as f64 - rate * length) / sharers).clamp(0.0, room.max(0.0));
+        let in_calls: f64 =
+            a.time.iter().filter(|(key, _)| a.calls.contains_key(key)).map(|(_, ns)| *ns).sum();
+        let parts = [
+            (Line::Cpu, used.cpu, rates.0, 0.0),
+            (Line::Runnable, used.runnable, rates.1, in_calls),
+        ];
+        for (line, spent, rate, elsewhere) in parts {
+            let own = (spent.0 as f64 - rate * length) / sharers - elsewhere;
+            let part = own.clamp(0.0, room.max(0.0));
             room -= part;
             if part > 0.0 {
                 accounts.counters = true;

@@ -12,6 +12,7 @@
 
 use crate::case::{Case, Extent, Request};
 use crate::idioms::{self, Remedy};
+use crate::outside;
 use crate::profile::{self, Hot};
 use crate::retime::{self, Edit};
 use crate::rules::{Draft, event_loop_blocked, refuted, undecided};
@@ -28,6 +29,8 @@ pub const ID: &str = "cpu-hot-path";
 const BURST_NS: u64 = 2_000_000;
 /// A pause inside a stretch that does not end it (a wake-up of another thread), nanoseconds.
 const PAUSE_NS: u64 = 200_000;
+/// A pause shorter than this is no call to a peer, nanoseconds: a round trip on one machine takes 40 µs.
+const WAKE_NS: u64 = 20_000;
 /// CPU below which a request is light, milliseconds: routing, a template and some JSON take 1–5.
 const LIGHT_MS: f64 = 8.0;
 /// Share of latency below which another cause matters more.
@@ -52,6 +55,7 @@ pub struct Burst {
 /// out, see [`Case::calls_own_cpu`].
 pub fn bursts(case: &Case, at: usize) -> Vec<Burst> {
     let positioned = case.has_intervals();
+    let blind = positioned && !case.sees_calls();
     let request = &case.requests[at];
     let excluded = &case.calls_own_cpu()[at];
     let mut out: Vec<Burst> = Vec::new();
@@ -67,7 +71,8 @@ pub fn bursts(case: &Case, at: usize) -> Vec<Burst> {
             let cpu = if on_cpu { end - start } else { 0 };
             match out.last_mut() {
                 Some(b)
-                    if start <= b.extent.1 + PAUSE_NS && !covered(request, b.extent.1, start) =>
+                    if start <= b.extent.1 + PAUSE_NS
+                        && !covered(request, b.extent.1, start, blind) =>
                 {
                     b.extent.1 = end;
                     b.cpu_ns += cpu;
@@ -82,13 +87,15 @@ pub fn bursts(case: &Case, at: usize) -> Vec<Burst> {
     out
 }
 
-/// Whether a call or a wait of a known kind lies between two pieces.
-fn covered(request: &Request, from: u64, to: u64) -> bool {
+/// Whether a call or a wait of a known kind lies between two pieces. Where calls are not seen
+/// (`blind`) any wait may be one.
+fn covered(request: &Request, from: u64, to: u64, blind: bool) -> bool {
     let first = request.pieces.partition_point(|p| p.end <= from);
-    request.pieces[first..]
-        .iter()
-        .take_while(|p| p.start < to)
-        .any(|p| p.line != Line::Unattributed && p.line != Line::Lock)
+    request.pieces[first..].iter().take_while(|p| p.start < to).any(|p| match p.line {
+        Line::Lock => false,
+        Line::Unattributed => blind && p.end - p.start >= WAKE_NS,
+        _ => true,
+    })
 }
 
 /// One edit per request: the computing goes. `share` of it, where stacks say how much lies under
@@ -98,7 +105,9 @@ pub fn edits(case: &Case, share: f64) -> Vec<Edit> {
     let edit = |at: usize| {
         let stretches: Vec<Extent> = bursts(case, at).iter().map(|b| b.extent).collect();
         let length = retime::length(&stretches) as f64;
-        let cpu = counted.map_or(length, |c| c.min(length));
+        // A sum has no position: what fits between calls may be the driver's work there.
+        let slivers = (case.requests[at].line_ns(Line::Unattributed) as f64 - length).max(0.0);
+        let cpu = counted.map_or(length, |c| (c - slivers).clamp(0.0, length));
         let stays = (length - cpu * share).max(ANSWER_NS.min(length));
         Edit { stretches, replacement_ns: stays, ..Edit::default() }
     };
@@ -133,10 +142,18 @@ pub fn judge(case: &Case) -> Judgement {
     }
     let Some(cpu_ms) = case.cpu_ms() else {
         let missing = "the service's CPU time: neither scheduler records nor counters".into();
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return undecided(case, ID, missing, case.look_closer());
     };
     if event_loop_blocked::holds(case) {
         return Judgement::Silent;
+    }
+    // A sum may be the driver's work between calls that cannot be seen.
+    if outside::is_low(case) && !case.has_intervals() {
+        let missing = format!(
+            "whether {} of CPU are in one piece: neither when it was used nor calls are visible",
+            part(cpu_ms, case.mean_ms())
+        );
+        return undecided(case, ID, missing, case.look_closer());
     }
     let hot = profile::hot(case);
     let edits = edits(case, hot.as_ref().map_or(1.0, Hot::reach));

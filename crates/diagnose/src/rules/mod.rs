@@ -14,6 +14,7 @@ pub mod sql_slow_statement;
 pub mod timer_wait;
 
 use crate::case::Case;
+use crate::outside;
 use crate::retime::{self, Edit};
 use evidence::{
     Exoneration, Experiment, Finding, Fix, Judgement, Prediction, Severity, Undecided, Where,
@@ -158,18 +159,18 @@ pub fn undecided(case: &Case, rule: &str, missing: String, command: String) -> J
 }
 
 /// Unexplained time below which calls that could not be seen have no room, as a share of latency.
-const NO_ROOM: f64 = 0.1;
+pub const NO_ROOM: f64 = 0.1;
 
 /// For rules about calls where none could be seen: refuted when everything is explained without
 /// them, undecided otherwise.
 pub fn blind(case: &Case, rule: &str, missing: &str) -> Judgement {
     let ms = case.unexplained_ms();
-    if case.cpu_ms().is_some() && ms < NO_ROOM * case.mean_ms() {
+    if !outside::is_low(case) && ms < NO_ROOM * case.mean_ms() {
         let why = format!(
             "calls could not be seen, but have no room: {} are unexplained",
             crate::wording::part(ms, case.mean_ms())
         );
         return refuted(case, rule, why, &["intervals", "counters"]);
     }
-    undecided(case, rule, missing.to_string(), format!("sudo {}", case.command("")))
+    undecided(case, rule, missing.to_string(), case.look_closer())
 }

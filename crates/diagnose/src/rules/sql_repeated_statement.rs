@@ -95,7 +95,7 @@ fn innocent(case: &Case) -> Judgement {
     });
     if let Some(g) = unseen {
         let missing = format!("the parameters of `{}`: they were not visible", quote(&g.text));
-        return undecided(case, ID, missing, format!("sudo {}", case.command("")));
+        return undecided(case, ID, missing, case.look_closer());
     }
     let total: f64 = sql.iter().map(|g| g.count()).sum();
     let why = format!("{} per request, none repeated in vain", things(total, "SQL statement"));

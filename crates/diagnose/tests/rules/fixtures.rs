@@ -175,6 +175,10 @@ fn process() -> Vec<(&'static str, &'static str, Recording)> {
     let outside = Setup { see_calls: false, see_threads: false, ..few("node") };
     let grows = Setup { sizes: vec![6, 24], size_parameter: true, ..outside.clone() };
     let loops = vec![parent(), Op::Each(child())];
+    let threads = Setup { see_calls: false, ..few("go") };
+    // A pass of stacks is traced too, and names no reason.
+    let sums = Setup { see_positions: false, ..traced("go") };
+    let asleep = vec![parent(), Op::Each(child()), Op::Sleep(20.0)];
     vec![
         ("cpu-hot-path", "named-by-stacks", named),
         ("cpu-hot-path", "without-stacks", made(&few("python"), &[Op::Cpu(40.0)])),
@@ -186,7 +190,10 @@ fn process() -> Vec<(&'static str, &'static str, Recording)> {
         ("disk-sync-writes", "twenty-flushes", made(&traced("python"), &[Op::Fsync(20, 0.6)])),
         ("disk-sync-writes", "on-a-worker-thread", made(&traced("node"), &[Op::Fsync(20, 0.6)])),
         ("disk-sync-writes", "not-one-flush", made(&traced("go"), &[Op::Fsync(1, 0.3)])),
+        ("timer-wait", "not-known-from-sums", made(&sums, &asleep)),
         ("outside", "url-only", made(&outside, &loops)),
+        ("outside", "threads-only-many-waits", made(&threads, &loops)),
+        ("outside", "threads-only-one-wait", made(&threads, &[Op::Sleep(40.0)])),
         ("outside", "url-only-with-page-sizes", made(&grows, &loops)),
     ]
 }

@@ -60,6 +60,8 @@ pub struct Setup {
     pub sizes: Vec<u64>,
     pub see_calls: bool,
     pub see_threads: bool,
+    /// Whether threads are seen by their intervals, or by sums alone.
+    pub see_positions: bool,
     pub size_parameter: bool,
     /// Requests sent together: answered one after another, or (yielding) all late.
     pub together: Option<Together>,
@@ -88,6 +90,7 @@ impl Setup {
             sizes: vec![],
             see_calls: true,
             see_threads: true,
+            see_positions: true,
             size_parameter: false,
             together: None,
         }
@@ -441,7 +444,9 @@ impl Sim {
         if s.see_threads {
             let threads = vec![thread(MAIN, "main", true), thread(WORKER, "worker", false)];
             bodies.push(EvidenceBody::Threads(threads));
-            bodies.push(EvidenceBody::Intervals(self.intervals));
+            if s.see_positions {
+                bodies.push(EvidenceBody::Intervals(self.intervals));
+            }
             bodies.push(EvidenceBody::Counters(self.counters));
         }
         let evidence = bodies.into_iter().enumerate().map(|(n, body)| Evidence {

@@ -7,7 +7,7 @@ use crate::recorder::Recorder;
 use crate::run::Run;
 use crate::senses::{Senses, lost, stacks};
 use crate::{Config, Error, Stop, checkout, plan};
-use evidence::{Coverage, EvidenceBody, Level, RunInfo, SCHEMA_VERSION, Service, Target};
+use evidence::{Coverage, EvidenceBody, RunInfo, SCHEMA_VERSION, Service, Target};
 use load::breaker::BreakerState;
 use load::{Breaker, Request};
 use observe::launch::{LaunchError, Launched};
@@ -132,6 +132,9 @@ fn launch(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
             );
         }
         environment = rewritten.environment;
+        if !rewritten.proxies.is_empty() {
+            run.recorder.add("proxy", EvidenceBody::Coverage(vec![Coverage::ok("proxy")]))?;
+        }
         run.senses.proxies = rewritten.proxies;
     }
     if let Some(spans) = &run.senses.spans {
@@ -157,16 +160,11 @@ fn launch(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
 fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
     let mut coverage = Vec::new();
     if !run.config.url_only {
-        match connect(run.config, run.loopback) {
-            Ok(Some(observer)) => {
+        match connect(run.config) {
+            Ok(observer) => {
                 run.senses.observer_name = format!("observe@{}", observer.host());
                 run.senses.observer = Some(observer);
             }
-            Ok(None) => coverage.push(Coverage::unavailable(
-                "observer",
-                format!("{} is another machine", first.host),
-                "run `perfwright observe --listen` there and pass --observer HOST:PORT",
-            )),
             Err(e) => {
                 coverage.push(lost("observer", &e));
             }
@@ -194,23 +192,19 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
     record_target(run, coverage)
 }
 
-fn connect(config: &Config, loopback: bool) -> Result<Option<Observer>, ObserveError> {
+/// An observer of this machine unless another is named: only it can tell whether an address is
+/// one of ours.
+fn connect(config: &Config) -> Result<Observer, ObserveError> {
     match &config.observer {
-        Some((address, token)) => Observer::connect(address, Some(token)).map(Some),
-        None if loopback || config.pid.is_some() || config.launch.is_some() => {
-            Observer::local(stacks()).map(Some)
-        }
-        None => Ok(None),
+        Some((address, token)) => Observer::connect(address, Some(token)),
+        None => Observer::local(stacks()),
     }
 }
 
 fn record_target(run: &mut Run, coverage: Vec<Coverage>) -> Result<(), Error> {
     let knowledge = run.recorder.knowledge()?;
     let service = run.senses.service.clone();
-    let level = match &service {
-        Some(_) => observe::level(true, &knowledge.coverage),
-        None => Level::L0,
-    };
+    let level = observe::level(service.as_ref(), &knowledge.coverage);
     let target = Target {
         url: run.recorder.run().target.url.clone(),
         level,

@@ -45,6 +45,12 @@ pub(crate) struct Found {
     pub remotes: HashMap<(i32, i32), Remote>,
     /// Databases and caches on this host, by their topmost process.
     pub servers: Vec<(ProcessRole, i32)>,
+    /// Servers behind Unix sockets, by peer name and topmost process.
+    pub unix_servers: Vec<(String, i32)>,
+    /// A process of its network namespace.
+    anchor: i32,
+    /// Owner of the listening socket.
+    owner: Option<u32>,
     tops: Vec<i32>,
     root: Option<i32>,
     asked: (String, u16),
@@ -59,7 +65,8 @@ struct Anchor {
     listening: Vec<Tcp>,
 }
 
-/// Finds what is behind `host:port`. `root` is the process we launched, if we did.
+/// Finds what is behind `host:port`. `root` is the process we launched, if we did. A socket whose
+/// process is not visible is still a service: its packets may be.
 pub(crate) fn find(host: &str, port: u16, root: Option<i32>) -> (Option<Found>, Vec<Coverage>) {
     let table = Table::read();
     let mut coverage = Vec::new();
@@ -71,31 +78,41 @@ pub(crate) fn find(host: &str, port: u16, root: Option<i32>) -> (Option<Found>, 
     let mut serving: BTreeSet<i32> = holders.into_iter().collect();
     let uid = anchor.listening.first().map(|t| t.uid);
     if serving.is_empty() {
-        serving = guess_by_user(uid, port, root, &table);
+        // Where every descriptor may be read, the holder is none of the processes visible.
+        if refused > 0 || root.is_some() {
+            serving = guess_by_user(uid, port, root, &table);
+        }
         coverage.push(guessed(&serving, refused, uid));
     } else {
         coverage.push(Coverage::ok("process-fds"));
     }
-    if serving.is_empty() {
-        return (None, coverage);
-    }
-    let foreign = serving.first().copied().filter(|p| namespace::is_foreign(*p));
-    let tree = tree::around(&table, &serving, root);
+    let inside = serving.first().copied().unwrap_or(anchor.pid);
+    let foreign = Some(anchor.pid).filter(|_| namespace::is_foreign(inside));
+    let tree = match serving.is_empty() {
+        true => Tree::default(),
+        false => tree::around(&table, &serving, root),
+    };
     let mut found = Found {
         service: empty_service(anchor.listening.first(), port),
         pids: Vec::new(),
         serving,
         flows: Flows::default(),
-        foreign: foreign.map(|_| anchor.pid),
+        foreign,
         kinds: HashMap::new(),
         remotes: HashMap::new(),
         servers: Vec::new(),
+        unix_servers: Vec::new(),
+        anchor: anchor.pid,
+        owner: uid,
         tops: Vec::new(),
         root,
         asked: (host.to_owned(), port),
         book: Book::default(),
         runtimes: HashMap::new(),
     };
+    if found.serving.is_empty() {
+        found.service.name = "a process that is not visible".into();
+    }
     found.describe(&table, tree, &anchor.sockets, uid);
     (Some(found), coverage)
 }
@@ -103,6 +120,11 @@ pub(crate) fn find(host: &str, port: u16, root: Option<i32>) -> (Option<Found>, 
 impl Found {
     /// Looks again: new workers, new connections. Cheap enough for every gap between windows.
     pub(crate) fn refresh(&mut self, table: &Table) {
+        if self.serving.is_empty() {
+            let sockets = Sockets::read(self.anchor);
+            self.describe(table, Tree::default(), &sockets, self.owner);
+            return;
+        }
         if !self.serving.iter().any(|p| table.stats.contains_key(p)) {
             // Restarted (a file watcher, a supervisor): find it anew, keep what was learnt.
             let (host, port) = self.asked.clone();
@@ -152,6 +174,7 @@ impl Found {
         self.processes(&pids, table);
         (self.pids, self.tops) = (pids, tops);
         (self.kinds, self.remotes, self.servers) = (look.kinds, look.remotes, look.servers);
+        self.unix_servers = look.unix_servers.into_iter().collect();
     }
 
     /// Processes that hold the listening socket now.
@@ -309,7 +332,11 @@ fn guess_by_user(uid: Option<u32>, port: u16, root: Option<i32>, table: &Table) 
         let leaf = below.iter().copied().filter(|p| !table.children.contains_key(p));
         return leaf.collect();
     }
-    let owned = table.stats.keys().copied().filter(|p| uid.is_some() && proc::user(*p) == uid);
+    // Our own command line names the port too, and so do those of the shells above us.
+    let own = std::process::id() as i32;
+    let ours: BTreeSet<i32> = table.above(own).into_iter().chain(table.below(own)).collect();
+    let candidates = table.stats.keys().copied().filter(|p| !ours.contains(p) && *p != own);
+    let owned = candidates.filter(|p| uid.is_some() && proc::user(*p) == uid);
     let owned: Vec<i32> = owned.filter(|p| !proc::command(*p).is_empty()).collect();
     let port = port.to_string();
     let names = |pid: &i32| {
@@ -329,6 +356,15 @@ fn guessed(serving: &BTreeSet<i32>, refused: usize, uid: Option<u32>) -> Coverag
     let how = format!("descriptors of {refused} processes may not be read");
     let hint = crate::doctor::fds_hint(uid);
     match serving.is_empty() {
+        true if refused == 0 => Coverage::unavailable(
+            "process-fds",
+            format!(
+                "a process{owner} outside our pid namespace holds the socket: its threads cannot \
+                 be seen, its peers are those of the user"
+            ),
+            "run perfwright in the service's pid namespace: docker run --pid=container:NAME \
+             --network=container:NAME …, or nsenter --target PID --pid --mount --net perfwright …",
+        ),
         true => Coverage::unavailable(
             "process-fds",
             format!("{how}: which process{owner} holds the socket is not known"),

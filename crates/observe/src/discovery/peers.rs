@@ -41,6 +41,8 @@ pub(crate) struct Look {
     pub remotes: HashMap<(i32, i32), Remote>,
     /// Servers on this host.
     pub servers: Vec<(ProcessRole, i32)>,
+    /// Servers behind Unix sockets, by peer name and topmost process.
+    pub unix_servers: BTreeMap<String, i32>,
     /// Ports the service's processes listen on.
     pub listening: BTreeSet<u16>,
     /// Processes whose descriptors may not be read.
@@ -111,8 +113,10 @@ pub(crate) fn by_user(
 ) -> (Vec<Peer>, Flows) {
     let mut peers: BTreeMap<String, Peer> = BTreeMap::new();
     let mut flows = Flows { listening: listening.clone(), ..Flows::default() };
+    let own = own_inodes();
     for t in established(sockets).filter(|t| !listening.contains(&t.local.port())) {
-        if t.uid != uid {
+        // Clients of the service may be the same user's, we ourselves for one.
+        if t.uid != uid || listening.contains(&t.remote.port()) || own.contains(&t.inode) {
             flows.foreign.insert(t.local.port());
             continue;
         }
@@ -122,6 +126,11 @@ pub(crate) fn by_user(
         peers.entry(peer.name.clone()).or_insert(peer).connections += 1;
     }
     (peers.into_values().take(PEERS).collect(), flows)
+}
+
+fn own_inodes() -> BTreeSet<u64> {
+    let own = proc::descriptors(std::process::id() as i32).unwrap_or_default();
+    own.iter().filter_map(|(_, link)| proc::socket_inode(link)).collect()
 }
 
 fn tcp(
@@ -185,6 +194,7 @@ fn unix(
         let word = server.as_ref().map_or("unix", |s| s.name.as_str());
         let name = format!("{word} {path}");
         out.servers.extend(server.as_ref().and_then(|s| Some((role(&s.name)?, s.pid))));
+        out.unix_servers.extend(server.as_ref().map(|s| (name.clone(), s.pid)));
         let entry = peers.entry(name.clone()).or_insert_with(|| Peer {
             name: name.clone(),
             address: (*path).to_owned(),

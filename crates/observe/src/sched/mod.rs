@@ -97,7 +97,7 @@ impl Scheduler {
         let cpus = open::online_cpus();
         let rings = match open::rings(&cpus) {
             Ok(rings) => rings,
-            Err(e) => return (None, vec![crate::doctor::switches_refused(&e)]),
+            Err(e) => return (None, crate::doctor::perf_refused(&e)),
         };
         let points = tracepoints(pass, &mut coverage);
         let mut core = Core {
@@ -407,7 +407,7 @@ pub(crate) fn probe(tid: i32) -> Vec<Coverage> {
     let cpus = open::online_cpus();
     let ring = match open::rings(&cpus[..1]) {
         Ok(mut rings) => rings.remove(0),
-        Err(e) => return vec![crate::doctor::switches_refused(&e)],
+        Err(e) => return crate::doctor::perf_refused(&e),
     };
     let mut out = vec![match open::switches(tid, cpus[0], &ring) {
         Ok(_) => Coverage::ok("context-switches"),

@@ -1,0 +1,126 @@
+//! What being observed costs a service: `overhead URL PAIRS REQUESTS SEED`.
+//!
+//! Drives one URL as solo does, one request at a time with its settling gap, in blocks: with the
+//! observer attached in its cheap pass (packets, switches, wake-ups, counters around each request)
+//! and detached, in random order within each pair. For `bench/overhead`; one line of JSON on
+//! stdout, per pair the median latency and the service's CPU a request, both in milliseconds.
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
+
+use evidence::{Body, Nanos, RequestTemplate};
+use load::{Client, Request, render};
+use observe::Observer;
+use observe::stream::Pass;
+use std::error::Error;
+use std::time::Duration;
+
+/// As the loop's: late packets and records belong to their window.
+const GAP: Duration = Duration::from_millis(20);
+/// After attaching or detaching: what that itself costs is over, and caches are as before.
+const SETTLE: usize = 2;
+const CHEAP: Pass = Pass { wire: true, switches: true, wakeups: true, syscalls: false };
+
+/// One block's medians, milliseconds.
+struct Block {
+    latency: f64,
+    cpu: f64,
+}
+
+struct Bench {
+    observer: Observer,
+    client: Client,
+    request: Request,
+    pids: Vec<i32>,
+    window: u32,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, url, pairs, requests, seed] = arguments.as_slice() else {
+        return Err("usage: overhead URL PAIRS REQUESTS SEED".into());
+    };
+    let (pairs, requests, seed): (usize, usize, u64) =
+        (pairs.parse()?, requests.parse()?, seed.parse()?);
+    let mut bench = Bench::new(url, seed)?;
+    let mut rng = stats::Rng::new(seed);
+    let mut lines = Vec::new();
+    for _ in 0..10 {
+        bench.once(false)?;
+    }
+    for _ in 0..pairs {
+        let first = rng.below(2) == 0;
+        let (a, b) = (bench.block(first, requests)?, bench.block(!first, requests)?);
+        let (on, off) = if first { (a, b) } else { (b, a) };
+        let pair = [off.latency, on.latency, off.cpu, on.cpu].map(|v| format!("{v:.6}"));
+        lines.push(format!("[{}]", pair.join(",")));
+    }
+    println!("[{}]", lines.join(","));
+    bench.observer.stop()?;
+    Ok(())
+}
+
+impl Bench {
+    fn new(url: &str, seed: u64) -> Result<Bench, Box<dyn Error>> {
+        let template = RequestTemplate {
+            method: "GET".into(),
+            url: url.into(),
+            headers: Vec::new(),
+            body: Body::Empty,
+            insecure: true,
+            compressed: false,
+            follow_redirects: false,
+        };
+        let request = render(&template, 0, &[])?;
+        let mut observer = Observer::local(None)?;
+        let (service, _) = observer.find(&request.host, request.port, None)?;
+        let service = service.ok_or("no service behind this URL")?;
+        let pids = service.processes.iter().map(|p| p.pid).collect();
+        Ok(Bench { observer, client: Client::new(seed), request, pids, window: 0 })
+    }
+
+    /// `requests` of them with the observer attached or not.
+    fn block(&mut self, attached: bool, requests: usize) -> Result<Block, Box<dyn Error>> {
+        let pass = if attached { CHEAP } else { Pass::default() };
+        let refused = self.observer.attach(pass, 1)?;
+        if attached && !refused.is_empty() {
+            return Err(format!("not everything could be attached: {refused:?}").into());
+        }
+        for _ in 0..SETTLE {
+            self.once(attached)?;
+        }
+        let before = cpu(&self.pids);
+        let mut latencies = Vec::new();
+        for _ in 0..requests {
+            latencies.push(self.once(attached)?.as_ms());
+        }
+        let used = cpu(&self.pids).saturating_sub(before) as f64 / 1e6;
+        let latency = stats::median(&latencies).ok_or("no request")?;
+        Ok(Block { latency, cpu: used / requests as f64 })
+    }
+
+    fn once(&mut self, attached: bool) -> Result<Nanos, Box<dyn Error>> {
+        self.window += 1;
+        if attached {
+            self.observer.begin(self.window)?;
+        }
+        let (exchange, _) =
+            self.client.send(&self.request, Duration::from_secs(30), 1 << 26, false);
+        std::thread::sleep(GAP);
+        if attached {
+            self.observer.end(self.window)?;
+        }
+        match exchange.failure {
+            None => Ok(exchange.latency()),
+            Some(failure) => Err(format!("a request failed: {failure:?}").into()),
+        }
+    }
+}
+
+/// CPU of all threads of the processes since they began, nanoseconds.
+fn cpu(pids: &[i32]) -> u64 {
+    let tasks = pids.iter().filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).ok());
+    let of = |task: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    tasks.flatten().filter_map(of).sum()
+}
