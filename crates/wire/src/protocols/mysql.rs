@@ -126,7 +126,7 @@ pub(crate) struct Mysql {
 }
 
 impl Mysql {
-    /// `established`: when TCP was, where seen: the server speaks first and the client waits for it.
+    /// `established`: when TCP was, where seen; the server speaks first, the client waits for it.
     pub fn new(established: Option<Nanos>) -> Mysql {
         Mysql {
             client: Assembler::default(),
