@@ -118,6 +118,23 @@ impl Request<'_> {
         retime::union(joined.into_iter().chain(embedded).collect())
     }
 
+    /// Which executed calls of at least `shortest_ns` no other such call overlaps, by index;
+    /// shorter calls do not count.
+    pub fn alone(&self, shortest_ns: u64) -> Vec<bool> {
+        let counts = |i: &usize| {
+            let c = self.calls[*i];
+            c.operation == Operation::Execute && c.duration().0 >= shortest_ns
+        };
+        let counted: Vec<usize> = (0..self.calls.len()).filter(counts).collect();
+        let extents: Vec<Extent> =
+            counted.iter().map(|&i| (self.calls[i].start.0, self.calls[i].end.0)).collect();
+        let mut alone = vec![false; self.calls.len()];
+        for (i, is) in counted.into_iter().zip(not_overlapped(&extents)) {
+            alone[i] = is;
+        }
+        alone
+    }
+
     /// Extent of a call, clipped to the request.
     pub fn extent(&self, call: usize) -> Extent {
         let c = self.calls[call];
@@ -192,6 +209,12 @@ impl<'a> Case<'a> {
     /// Mean latency in milliseconds; 0 without requests.
     pub fn mean_ms(&self) -> f64 {
         stats::mean(&self.latencies_ms())
+    }
+
+    /// Mean latency without waiting for a CPU, in milliseconds: what shares are judged by, so that
+    /// a busy machine does not make causes look small.
+    pub fn quiet_ms(&self) -> f64 {
+        (self.mean_ms() - self.line_ms(Line::Runnable)).max(0.0)
     }
 
     /// Mean of a per-request value over the warm arm.
@@ -421,4 +444,41 @@ fn spoken(k: &Knowledge, call: &Call) -> Protocol {
 
 fn is_opaque(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Tls | Protocol::Unix | Protocol::Opaque)
+}
+
+/// Which extents, in order of start, no other overlaps. O(n).
+fn not_overlapped(extents: &[Extent]) -> Vec<bool> {
+    let mut out = vec![true; extents.len()];
+    // The one that reaches furthest so far: whoever is overlapped later overlaps it too.
+    let mut furthest = 0;
+    for i in 1..extents.len() {
+        if extents[i].0 < extents[furthest].1 {
+            (out[i], out[furthest]) = (false, false);
+        }
+        if extents[i].1 >= extents[furthest].1 {
+            furthest = i;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn overlap_agrees_with_every_pair(
+            mut v in proptest::collection::vec((0u64..200, 1u64..40), 0..30),
+        ) {
+            v.sort_unstable();
+            let v: Vec<Extent> = v.into_iter().map(|(s, l)| (s, s + l)).collect();
+            let found = not_overlapped(&v);
+            for (i, a) in v.iter().enumerate() {
+                let overlaps = |(j, b): (usize, &Extent)| i != j && a.0 < b.1 && b.0 < a.1;
+                prop_assert_eq!(found[i], !v.iter().enumerate().any(overlaps));
+            }
+        }
+    }
 }

@@ -107,18 +107,13 @@ fn take(all: &mut Conclusions, rule: &Rule, judgement: Judgement, low: bool) {
     }
 }
 
-/// Remarks after findings; then by the median's predicted gain, else by cost; then as listed.
+/// Remarks after findings; then by what they cost; then as listed.
 fn by_saving(a: &Finding, b: &Finding) -> Ordering {
     let remark = |f: &Finding| f.severity == Severity::Info;
     let place = |f: &Finding| RULES.iter().position(|r| r.id == f.rule);
     remark(a)
         .cmp(&remark(b))
-        .then_with(|| saving(b).total_cmp(&saving(a)))
+        .then_with(|| b.cost_ms.total_cmp(&a.cost_ms))
         .then_with(|| place(a).cmp(&place(b)))
         .then_with(|| a.endpoint.cmp(&b.endpoint))
-}
-
-/// What the finding's fix saves per request, milliseconds.
-fn saving(f: &Finding) -> f64 {
-    f.prediction.as_ref().map_or(f.cost_ms, |p| p.p50_ms.now - p.p50_ms.after)
 }

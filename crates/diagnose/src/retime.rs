@@ -47,6 +47,8 @@ pub struct Saving {
     pub removed_ns: u64,
     /// Part of `removed_ns` that lies between the removed calls.
     pub driver_ns: u64,
+    /// Part of `removed_ns` spent waiting for a CPU: it goes too, but it is the machine's doing.
+    pub queued_ns: u64,
     /// Latency after the edit, replacement included.
     pub after_ns: f64,
 }
@@ -64,14 +66,30 @@ pub fn retime(request: &Request, edit: &Edit) -> Saving {
     let removed_ns = core_ns + driver_ns;
     let after_ns = (request.latency() - removed_ns.min(request.latency())) as f64
         + edit.replacement_ns.min(removed_ns as f64);
-    Saving { removed_ns, driver_ns, after_ns }
+    let queued_ns = queued(request, &core) + queued(request, &driver);
+    Saving { removed_ns, driver_ns, queued_ns, after_ns }
+}
+
+impl Saving {
+    /// Share of the removed time that is not waiting for a CPU.
+    fn own(&self) -> f64 {
+        1.0 - self.queued_ns as f64 / self.removed_ns.max(1) as f64
+    }
+}
+
+/// Run-queue delay within the extents.
+fn queued(request: &Request, extents: &[Extent]) -> u64 {
+    let waits = request.pieces.iter().filter(|p| p.line == Line::Runnable);
+    let waits: Vec<Extent> = waits.map(|p| (p.start, p.end)).collect();
+    length(extents) - length(&subtract(extents, &waits))
 }
 
 /// Extents of the executed calls that stay.
 fn kept_calls(request: &Request, edit: &Edit) -> Vec<Extent> {
-    let kept =
-        |i: &usize| request.calls[*i].operation == Operation::Execute && !edit.calls.contains(i);
-    union((0..request.calls.len()).filter(kept).map(|i| request.extent(i)).collect())
+    let mut kept: Vec<bool> =
+        request.calls.iter().map(|c| c.operation == Operation::Execute).collect();
+    edit.calls.iter().for_each(|&c| kept[c] = false);
+    union((0..kept.len()).filter(|&i| kept[i]).map(|i| request.extent(i)).collect())
 }
 
 /// The stretches between neighbouring removed ones that are the driver's: preparing and waking up
@@ -155,15 +173,21 @@ pub fn length(extents: &[Extent]) -> u64 {
     extents.iter().map(|e| e.1 - e.0).sum()
 }
 
-/// Mean removed time per request, milliseconds: the finding's cost.
+/// Mean removed time per request, milliseconds, without what was spent waiting for a CPU: the
+/// finding's cost. On a busy machine everything with CPU in it is stretched; a cost that included
+/// it would rank causes by the company they keep.
 pub fn cost_ms(case: &Case, edits: &[Edit]) -> f64 {
-    let removed: Vec<f64> = case
-        .requests
-        .iter()
-        .zip(edits)
-        .map(|(r, e)| evidence::ms(retime(r, e).removed_ns))
-        .collect();
-    stats::mean(&removed)
+    mean_of(case, edits, |s, _| s.removed_ns as f64 * s.own())
+}
+
+/// As [`cost_ms`], less what takes the place of the removed.
+pub fn net_ms(case: &Case, edits: &[Edit]) -> f64 {
+    mean_of(case, edits, |s, r| (r.latency() as f64 - s.after_ns).max(0.0) * s.own())
+}
+
+fn mean_of(case: &Case, edits: &[Edit], f: impl Fn(&Saving, &Request) -> f64) -> f64 {
+    let one = |(r, e): (&Request, &Edit)| f(&retime(r, e), r) / 1e6;
+    stats::mean(&case.requests.iter().zip(edits).map(one).collect::<Vec<_>>())
 }
 
 /// Predicts latency after the edits, one a warm request. `None` without requests.

@@ -311,12 +311,12 @@ mod tests {
             Some("select * from items where order_id = ANY($1)"),
         );
         check(
-            r#"SELECT "c"."name" FROM "shop"."people" AS "c" WHERE "c"."id" = $1 LIMIT $2"#,
+            r#"SELECT "c"."name" FROM "s"."people" AS "c" WHERE "c"."id" = $1 LIMIT $2"#,
             Postgres,
             "people",
             "id",
             Some(
-                r#"SELECT "c"."id", "c"."name" FROM "shop"."people" AS "c" WHERE "c"."id" = ANY($1)"#,
+                r#"SELECT "c"."id", "c"."name" FROM "s"."people" AS "c" WHERE "c"."id" = ANY($1)"#,
             ),
         );
         check(

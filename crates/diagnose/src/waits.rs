@@ -5,7 +5,8 @@
 use crate::case::{Case, Extent, Request};
 use crate::retime::{self, Edit};
 use crate::timeline;
-use evidence::{Arm, Consent, Experiment, ExperimentKind, Line, ProbeState, Risk, Timeline};
+use evidence::{Arm, Consent, Experiment, ExperimentKind, Line, Nanos, ProbeState, Risk, Timeline};
+use std::collections::BTreeMap;
 
 /// Unexplained waiting below this is not worth a traced pass, milliseconds.
 const UNEXPLAINED_MS: f64 = 3.0;
@@ -13,6 +14,10 @@ const UNEXPLAINED_MS: f64 = 3.0;
 const UNEXPLAINED_SHARE: f64 = 0.1;
 /// Detail of flushes in timelines; reads and writes of files are `file`.
 const SYNC: &str = "sync";
+/// Seam between two recorded states of one thread that follow each other.
+const SWITCH: Nanos = Nanos(5_000);
+/// End of the detail of CPU inside a system call.
+const KERNEL: &str = "kernel";
 
 /// What is known of one kind of wait.
 pub enum Wait {
@@ -59,10 +64,7 @@ pub fn of(case: &Case, line: Line) -> Wait {
     } else {
         by_share(case, booked, gaps)
     };
-    let saved = |(r, e): (&Request, &Edit)| {
-        (r.latency() as f64 - retime::retime(r, e).after_ns).max(0.0) / 1e6
-    };
-    let cost_ms = stats::mean(&case.requests.iter().zip(&edits).map(saved).collect::<Vec<_>>());
+    let cost_ms = retime::net_ms(case, &edits);
     Wait::Seen { edits, cost_ms, waits: number(case, line) }
 }
 
@@ -94,18 +96,33 @@ fn stretches(request: &Request, line: Line) -> Vec<Extent> {
 
 /// Number of waits per request, median: in the judged requests, else in the traced ones.
 fn number(case: &Case, line: Line) -> f64 {
-    let count = |t: &Timeline| {
-        let fits = |detail: &str| line != Line::Disk || detail == SYNC;
-        t.intervals.iter().filter(|i| i.line == line && fits(&i.detail)).count() as f64
-    };
-    let own: Vec<f64> = case.requests.iter().map(|r| count(&r.timeline)).collect();
+    let own: Vec<f64> = case.requests.iter().map(|r| count(&r.timeline, line)).collect();
     let own = stats::median(&own).unwrap_or(0.0);
     if own > 0.0 {
         return own;
     }
-    let traced: Vec<f64> =
-        timeline::build(case.knowledge, case.endpoint, &Arm::Traced).iter().map(count).collect();
+    let traced = timeline::build(case.knowledge, case.endpoint, &Arm::Traced);
+    let traced: Vec<f64> = traced.iter().map(|t| count(t, line)).collect();
     stats::median(&traced).unwrap_or(0.0)
+}
+
+/// Waits of a line in a timeline. One flush may sleep several times (journal, then data): sleeps of
+/// a thread are one wait as long as it stays in the kernel or in the run queue between them.
+fn count(t: &Timeline, line: Line) -> f64 {
+    let mut reach: BTreeMap<Option<i32>, Nanos> = BTreeMap::new();
+    let mut n = 0.0;
+    for i in &t.intervals {
+        let goes_on = reach.get(&i.tid).is_some_and(|r| i.start <= *r + SWITCH);
+        let wanted = i.line == line && (line != Line::Disk || i.detail == SYNC);
+        let between = i.line == Line::Runnable || i.line == Line::Cpu && i.detail.ends_with(KERNEL);
+        if wanted {
+            n += if goes_on && line == Line::Disk { 0.0 } else { 1.0 };
+        }
+        if wanted || goes_on && between {
+            reach.insert(i.tid, i.end);
+        }
+    }
+    n
 }
 
 fn traced(case: &Case) -> bool {
@@ -132,7 +149,8 @@ pub fn needs(case: &Case) -> Option<Experiment> {
         kind: ExperimentKind::Reasons,
         endpoint: case.endpoint.to_string(),
         purpose: format!("what are {:.1} ms of unexplained waiting?", ms),
-        cost_s: (case.mean_ms() * 10.0 / 1000.0).clamp(1.0, 15.0),
+        // Four requests name the reasons of slow ones well enough; more are driven if time is left.
+        cost_s: (case.mean_ms() * 4.0 / 1000.0).clamp(1.0, 15.0),
         information: (ms / case.mean_ms().max(1e-9)).min(1.0) * 0.7,
         risk: Risk::Slows,
         consent: Consent::None,

@@ -381,7 +381,9 @@ fn cmd_carets(text: &str) -> (Vec<(char, usize)>, Vec<Problem>) {
     (out, problems)
 }
 
-/// The C runtime's splitting: `\"` is a quote, `""` within quotes too, other backslashes are text.
+/// The C runtime's splitting: `\"` is a quote, `""` within quotes too. Two backslashes are one
+/// wherever they stand, not only before a quote as for the C runtime: browsers double all of them,
+/// and the request they recorded is what is wanted.
 fn c_runtime_words(characters: &[(char, usize)]) -> Result<Vec<Word>, QuoteError> {
     let (mut words, mut word) = (Vec::new(), None::<(usize, String)>);
     let mut opened = None;
@@ -400,10 +402,14 @@ fn c_runtime_words(characters: &[(char, usize)]) -> Result<Vec<Word>, QuoteError
                 let run = characters[i - 1..].iter().take_while(|(c, _)| *c == '\\').count();
                 let quote = characters.get(i - 1 + run).is_some_and(|(c, _)| *c == '"');
                 i += run - 1;
-                word.extend(std::iter::repeat_n('\\', if quote { run / 2 } else { run }));
-                if quote && run % 2 == 1 {
-                    word.push('"');
-                    i += 1;
+                word.extend(std::iter::repeat_n('\\', run / 2));
+                match (run % 2 == 1, quote) {
+                    (true, true) => {
+                        word.push('"');
+                        i += 1;
+                    }
+                    (true, false) => word.push('\\'),
+                    (false, _) => {}
                 }
             }
             '"' if opened.is_some() && next == Some('"') => {

@@ -105,20 +105,12 @@ pub fn edits(case: &Case, share: f64) -> Vec<Edit> {
     (0..case.requests.len()).map(edit).collect()
 }
 
-/// Cost of the computing, mean per request in milliseconds.
-pub fn cost_ms(case: &Case, edits: &[Edit]) -> f64 {
-    let saved = |(r, e): (&Request, &Edit)| {
-        (r.latency() as f64 - retime::retime(r, e).after_ns).max(0.0) / 1e6
-    };
-    stats::mean(&case.requests.iter().zip(edits).map(saved).collect::<Vec<_>>())
-}
-
 /// Sampling stacks, once CPU matters and nothing has named the code.
 pub fn needs(case: &Case) -> Vec<Experiment> {
     if case.requests.is_empty() || case.did(&ExperimentKind::Profile) || case.cpu_ms().is_none() {
         return Vec::new();
     }
-    let cost = cost_ms(case, &edits(case, 1.0));
+    let cost = retime::net_ms(case, &edits(case, 1.0));
     if cost < LIGHT_MS || profile::hot(case).is_some() {
         return Vec::new();
     }
@@ -148,8 +140,8 @@ pub fn judge(case: &Case) -> Judgement {
     }
     let hot = profile::hot(case);
     let edits = edits(case, hot.as_ref().map_or(1.0, Hot::reach));
-    let cost_ms = cost_ms(case, &edits);
-    if cost_ms < LIGHT_MS || cost_ms < SHARE * case.mean_ms() {
+    let cost_ms = retime::net_ms(case, &edits);
+    if cost_ms < LIGHT_MS || cost_ms < SHARE * case.quiet_ms() {
         let why =
             format!("CPU {}, {} of it in one piece", part(cpu_ms, case.mean_ms()), time(cost_ms));
         return refuted(case, ID, why, &["intervals", "counters"]);

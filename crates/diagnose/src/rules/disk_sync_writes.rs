@@ -10,6 +10,7 @@
 
 use crate::case::Case;
 use crate::idioms::{self, Remedy};
+use crate::retime;
 use crate::rules::{Draft, refuted, undecided};
 use crate::waits::{self, Wait};
 use crate::wording::{count, part, percent, time};
@@ -54,7 +55,7 @@ pub fn judge(case: &Case) -> Judgement {
             e.replacement_ns += gross_ms * 1e6 / number;
         }
     }
-    if gross_ms < COST_MS || gross_ms < SHARE * case.mean_ms() {
+    if gross_ms < COST_MS || gross_ms < SHARE * case.quiet_ms() {
         let why = format!("the disk holds {}", part(gross_ms, case.mean_ms()));
         return refuted(case, ID, why, &["intervals"]);
     }
@@ -68,6 +69,7 @@ pub fn judge(case: &Case) -> Judgement {
     );
     let values = BTreeMap::from([("n", count(number.max(1.0)))]);
     let text = idioms::write(case, "", Protocol::Opaque, Remedy::OneSync, &values);
+    let prediction = retime::predict(case, &edits, ID);
     Draft {
         rule: ID,
         confidence: 0.9,
@@ -85,5 +87,5 @@ pub fn judge(case: &Case) -> Judgement {
         edits,
         at_most: Severity::Critical,
     }
-    .finding(case)
+    .finding_with(case, gross_ms, prediction)
 }

@@ -138,7 +138,8 @@ pub fn needs(case: &Case) -> Vec<Experiment> {
         kind: ExperimentKind::Concurrency,
         endpoint: case.endpoint.to_string(),
         purpose: format!("do other requests wait for the turn of {}?", time(turn)),
-        cost_s: (case.mean_ms() * 60.0 / 1000.0).clamp(2.0, 10.0),
+        // Four steps of a second, or of two requests where these are slow.
+        cost_s: 4.0 * (case.mean_ms() * 2.0 / 1000.0).max(1.0),
         information: (turn / case.mean_ms().max(1e-9)).min(1.0) * 0.5,
         risk: Risk::Slows,
         consent: Consent::None,
@@ -163,7 +164,7 @@ pub fn judge(case: &Case) -> Judgement {
     }
     let hot = profile::hot(case);
     let edits = cpu_hot_path::edits(case, hot.as_ref().map_or(1.0, profile::Hot::reach));
-    let cost_ms = cpu_hot_path::cost_ms(case, &edits);
+    let cost_ms = retime::net_ms(case, &edits);
     let prediction = retime::predict(case, &edits, ID);
     let mut claim = format!(
         "{} are computing on the event loop, {} of it in one turn during which no other request \

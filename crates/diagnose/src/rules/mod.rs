@@ -119,10 +119,11 @@ impl Draft {
     ) -> Judgement {
         let mean = case.mean_ms();
         let share = if mean > 0.0 { cost_ms / mean } else { 0.0 };
+        let of_quiet = cost_ms / case.quiet_ms().max(cost_ms).max(1e-9);
         Judgement::Finding(Box::new(Finding {
             id: String::new(),
             rule: self.rule.to_string(),
-            severity: severity(share, cost_ms).min(self.at_most),
+            severity: severity(of_quiet, cost_ms).min(self.at_most),
             confidence: self.confidence,
             endpoint: case.endpoint.to_string(),
             claim: self.claim,

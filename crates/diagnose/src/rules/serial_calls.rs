@@ -15,7 +15,7 @@ use crate::retime::{self, Edit};
 use crate::rules::{Draft, blind, refuted};
 use crate::statement::{self, Verb};
 use crate::wording::{count, part, quote, time};
-use evidence::{Call, Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
+use evidence::{Effort, Experiment, FixKind, Judgement, Line, Operation, Severity, ValueHash};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rule id.
@@ -51,54 +51,39 @@ fn series(case: &Case, request: &Request, at: usize, taken: &BTreeSet<usize>) ->
             eligible.extend(group.calls[at].iter().filter(long));
         }
     }
-    eligible.retain(|&c| alone(request, c));
+    // Who already runs calls together knows how to: what follows such a group most likely needs
+    // its answers.
+    let (alone, ordered) = (request.alone(CALL_NS), in_transaction(request));
+    eligible.retain(|&c| alone[c] && !ordered[c]);
     eligible.sort_unstable_by_key(|&c| request.calls[c].start);
     let mut chain: Vec<usize> = Vec::new();
+    let mut given: BTreeSet<ValueHash> = BTreeSet::new();
     for c in eligible {
-        let after = chain.last().is_none_or(|&l| request.calls[l].end <= request.calls[c].start);
-        if after && !depends(request, &chain, c) && !in_transaction(request, c) {
+        let call = request.calls[c];
+        // A parameter that an answer of the chain gave makes the call depend on it.
+        if !call.params.iter().any(|p| given.contains(p)) {
+            given.extend(call.columns.iter().flat_map(|column| &column.values));
             chain.push(c);
         }
     }
     chain
 }
 
-/// Whether no other call of some length overlaps it. Who already runs calls together knows how to:
-/// what follows such a group most likely needs its answers.
-fn alone(request: &Request, call: usize) -> bool {
-    let this = request.calls[call];
-    let overlaps = |(i, c): (usize, &&Call)| {
-        i != call
-            && c.operation == Operation::Execute
-            && c.duration().0 >= CALL_NS
-            && c.start < this.end
-            && c.end > this.start
+/// Calls made while a transaction was open on their connection, by index: they must stay in order.
+fn in_transaction(request: &Request) -> Vec<bool> {
+    let mut open: BTreeSet<u32> = BTreeSet::new();
+    let state = |c: &&evidence::Call| {
+        let word = c.text.split_whitespace().next().unwrap_or_default();
+        let is = |words: [&str; 2]| words.iter().any(|w| word.eq_ignore_ascii_case(w));
+        let inside = open.contains(&c.connection);
+        if c.operation != Operation::Prepare && is(["begin", "start"]) {
+            open.insert(c.connection);
+        } else if is(["commit", "rollback"]) {
+            open.remove(&c.connection);
+        }
+        inside
     };
-    !request.calls.iter().enumerate().any(overlaps)
-}
-
-/// Whether a parameter of the call occurs in an answer of the chain.
-fn depends(request: &Request, chain: &[usize], call: usize) -> bool {
-    let wanted = &request.calls[call].params;
-    let given = |c: &usize| {
-        let columns = &request.calls[*c].columns;
-        columns.iter().any(|col| wanted.iter().any(|w| col.values.contains(w)))
-    };
-    !wanted.is_empty() && chain.iter().any(given)
-}
-
-/// Whether a transaction is open on the call's connection: its statements must stay in order.
-fn in_transaction(request: &Request, call: usize) -> bool {
-    let this = request.calls[call];
-    let word = |c: &Call| c.text.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
-    let before = request.calls[..call]
-        .iter()
-        .filter(|c| c.connection == this.connection && c.operation != Operation::Prepare);
-    before.fold(false, |open, c| match word(c).as_str() {
-        "begin" | "start" => true,
-        "commit" | "rollback" => false,
-        _ => open,
-    })
+    request.calls.iter().map(state).collect()
 }
 
 fn edits(case: &Case) -> (Vec<Edit>, Vec<Vec<usize>>) {
@@ -135,7 +120,7 @@ pub fn judge(case: &Case) -> Judgement {
     let lengths: Vec<f64> = chains.iter().map(|c| c.len() as f64).collect();
     let n = stats::median(&lengths).unwrap_or(0.0);
     let cost_ms = retime::cost_ms(case, &edits);
-    if n < 2.0 || cost_ms < SAVING_MS || cost_ms < SAVING_SHARE * case.mean_ms() {
+    if n < 2.0 || cost_ms < SAVING_MS || cost_ms < SAVING_SHARE * case.quiet_ms() {
         let why = if n < 2.0 {
             "no two calls of 2 ms or more wait for each other without need".to_string()
         } else {

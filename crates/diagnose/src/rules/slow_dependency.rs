@@ -13,7 +13,8 @@ use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
 use crate::rules::{Draft, blind, refuted};
 use crate::wording::{part, percent, quote, time};
-use evidence::{Call, Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
+use evidence::{Effort, Experiment, FixKind, Judgement, Line, Operation, Severity};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Rule id.
@@ -30,44 +31,41 @@ const DOMINANT: f64 = 0.7;
 /// request would wait for those.
 const BESIDE: f64 = 3.0;
 
+/// Longest calls of a request that are looked at: the one that dominates is among the first.
+const LOOKED_AT: usize = 4;
+
 /// Per request the downstream call that holds it up most, of those no other rule has claimed.
 fn worst(case: &Case) -> Vec<Option<usize>> {
     let taken = case.claimed();
     let of = |(at, request): (usize, &Request)| {
-        case.groups
-            .iter()
-            .enumerate()
+        let groups = case.groups.iter().enumerate();
+        let mut calls: Vec<usize> = groups
             .filter(|(g, group)| group.kind == Line::Downstream && !taken.contains(g))
             .flat_map(|(_, group)| group.calls[at].iter().copied())
-            .filter(|&c| dominates(request, c))
-            .max_by_key(|&c| (request.calls[c].duration(), c))
+            .collect();
+        calls.sort_by_key(|&c| (Reverse(request.calls[c].duration()), c));
+        let alone = request.alone(0);
+        calls.into_iter().take(LOOKED_AT).find(|&c| dominates(request, c, &alone))
     };
     case.requests.iter().enumerate().map(of).collect()
 }
 
 /// Whether the call outweighs those beside it, and those that stand alone like it.
-fn dominates(request: &Request, call: usize) -> bool {
+fn dominates(request: &Request, call: usize, stand_alone: &[bool]) -> bool {
     let this = request.calls[call];
     let length = this.duration().0 as f64;
     let (mut beside, mut alone) = (0.0f64, 0.0);
     for (i, c) in request.calls.iter().enumerate() {
-        let other = c.operation == Operation::Execute && i != call;
-        if !other {
+        if c.operation != Operation::Execute || i == call {
             continue;
         }
         if c.start < this.end && c.end > this.start {
             beside = beside.max(c.duration().0 as f64);
-        } else if c.protocol == this.protocol && stands_alone(request, i) {
+        } else if c.protocol == this.protocol && stand_alone[i] {
             alone += c.duration().0 as f64;
         }
     }
     length >= BESIDE * beside && length >= DOMINANT * (alone + length)
-}
-
-fn stands_alone(request: &Request, call: usize) -> bool {
-    let this = request.calls[call];
-    let overlaps = |(i, c): (usize, &&Call)| i != call && c.start < this.end && c.end > this.start;
-    !request.calls.iter().enumerate().any(overlaps)
 }
 
 /// Nothing beyond the solo requests.
@@ -104,7 +102,7 @@ pub fn judge(case: &Case) -> Judgement {
         .sum();
     let typical = case.requests.iter().zip(&calls).find_map(|(r, c)| c.map(|c| r.calls[c]));
     let Some(call) = typical else { return Judgement::Silent };
-    if cost_ms < SLOW_MS || cost_ms < SHARE * case.mean_ms() {
+    if cost_ms < SLOW_MS || cost_ms < SHARE * case.quiet_ms() {
         let why = format!(
             "the longest downstream call, `{}` of {}, holds up {} alone",
             quote(&call.text),

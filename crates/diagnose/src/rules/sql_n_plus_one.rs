@@ -158,7 +158,7 @@ pub fn judge(case: &Case) -> Judgement {
 fn hidden(case: &Case) -> Option<usize> {
     let fits = |g: &usize| {
         let group = &case.groups[*g];
-        let weighs = group.elapsed_ms(&case.requests) >= HIDDEN_SHARE * case.mean_ms();
+        let weighs = group.elapsed_ms(&case.requests) >= HIDDEN_SHARE * case.quiet_ms();
         group.kind == Line::Database && group.opaque && group.count() >= LOOP_UNPROVEN && weighs
     };
     (0..case.groups.len()).find(fits)

@@ -90,7 +90,7 @@ pub fn judge(case: &Case) -> Judgement {
         );
     };
     let group = &case.groups[at];
-    if cost_ms < SLOW_MS || cost_ms < SHARE * case.mean_ms() {
+    if cost_ms < SLOW_MS || cost_ms < SHARE * case.quiet_ms() {
         let why = format!(
             "the slowest statement, `{}`, holds {}",
             quote(&group.text),

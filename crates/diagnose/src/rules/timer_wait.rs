@@ -9,6 +9,7 @@
 
 use crate::case::Case;
 use crate::idioms::{self, Remedy};
+use crate::retime;
 use crate::rules::{Draft, refuted, undecided};
 use crate::waits::{self, Wait};
 use crate::wording::{count, part, percent, time};
@@ -49,7 +50,7 @@ pub fn judge(case: &Case) -> Judgement {
         }
     };
     let (edits, cost_ms, number) = wait;
-    if cost_ms < SLEEP_MS || cost_ms < SHARE * case.mean_ms() {
+    if cost_ms < SLEEP_MS || cost_ms < SHARE * case.quiet_ms() {
         let why = format!("timers hold {}", part(cost_ms, case.mean_ms()));
         return refuted(case, ID, why, &["intervals"]);
     }
@@ -64,6 +65,7 @@ pub fn judge(case: &Case) -> Judgement {
         percent(cost_ms / case.mean_ms().max(1e-9)),
     );
     let text = idioms::write(case, "", Protocol::Opaque, Remedy::NoSleep, &BTreeMap::new());
+    let prediction = retime::predict(case, &edits, ID);
     Draft {
         rule: ID,
         confidence: 0.9,
@@ -81,5 +83,5 @@ pub fn judge(case: &Case) -> Judgement {
         edits,
         at_most: Severity::Critical,
     }
-    .finding(case)
+    .finding_with(case, cost_ms, prediction)
 }

@@ -1,4 +1,4 @@
-//! Recorded cases: `fixtures/{rule}/{case}/evidence.json` and, beside it, what is concluded from it.
+//! Recorded cases: `fixtures/{rule}/{case}/evidence.json`, and beside it what is concluded.
 //! The files were recorded from the simulator of this test (see [`recordings`]); with
 //! `PERFWRIGHT_RECORD_FIXTURES` set, missing ones are written.
 

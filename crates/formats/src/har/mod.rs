@@ -62,7 +62,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Vec<Endpoint>, Vec<Problem>), HarError> {
     let entries = entries.filter(|e| e.text.first() == Some(&b'[')).ok_or(HarError::NoEntries)?;
     let mut problems = Vec::new();
     let (recorded, dropped) = read(entries, &mut problems);
-    if !entries.whole {
+    if !root.whole {
         let message = format!(
             "the file is cut off; {} entries before the cut were read",
             recorded.len() + dropped.values().sum::<usize>()

@@ -129,6 +129,11 @@ pub(super) fn normalised(
             }
         }
     }
+    if let Some((new, target)) = raw.remove("url.target") {
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        raw.entry("url.path".into()).or_insert((new, path.to_string()));
+        raw.entry("url.query".into()).or_insert((new, query.to_string()));
+    }
     let system = raw.get("db.system.name").map(|v| system_name(&v.1)).unwrap_or_default();
     let mut out = BTreeMap::new();
     for (key, (_, text)) in raw {
@@ -156,8 +161,8 @@ fn stored(
         "db.system.name" => system.to_string(),
         "db.query.text" => statement(&text, system, redactor)?,
         "url.full" => url(&text, redactor),
-        "url.path" => redactor.url_path(&text),
-        "url.target" => return Some(("url.path".into(), redactor.url_path(&text))),
+        "url.path" => path(&text, redactor),
+        "url.query" => parameters(&text, redactor)?,
         _ if KEPT.contains(&key.as_str()) => text,
         _ => return None,
     };
@@ -203,12 +208,26 @@ fn command(text: &str, redactor: &Redactor) -> String {
     }
 }
 
-/// A URL without user info, ids and values.
+/// A URL without user info, ids and query: `http://h.io/orders/{id}`.
 fn url(text: &str, redactor: &Redactor) -> String {
     let authority = text.find("://").map_or(0, |n| n + 3);
-    let path = text[authority..].find(['/', '?', '#']).map_or(text.len(), |n| authority + n);
-    let host = text[authority..path].rsplit('@').next().unwrap_or_default();
-    format!("{}{host}{}", &text[..authority], redactor.url_path(&text[path..]))
+    let end = text[authority..].find(['/', '?', '#']).map_or(text.len(), |n| authority + n);
+    let host = text[authority..end].rsplit('@').next().unwrap_or_default();
+    format!("{}{host}{}", &text[..authority], path(&text[end..], redactor))
+}
+
+/// A path with its variable segments as `{id}`. The redactor's own `?` would look like a query.
+fn path(text: &str, redactor: &Redactor) -> String {
+    let path = text.split(['?', '#']).next().unwrap_or_default();
+    let fingerprint = redactor.url_path(path);
+    let segments = fingerprint.split('/').map(|s| if s == "?" { "{id}" } else { s });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+/// A query with names only: `page=?&limit=?`.
+fn parameters(query: &str, redactor: &Redactor) -> Option<String> {
+    let fingerprint = redactor.url_path(&format!("/?{query}"));
+    fingerprint.strip_prefix("/?").filter(|q| !q.is_empty()).map(str::to_string)
 }
 
 /// A span's name with what looks like a statement or a URL's query redacted.

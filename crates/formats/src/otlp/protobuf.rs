@@ -8,44 +8,50 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 /// Walks a request and hands each span to the collector.
 pub(super) fn walk(bytes: &[u8], collector: &mut Collector) {
-    for (tag, at, resource_spans) in fields(bytes, 0, collector) {
-        if tag == 1 {
-            walk_resource(resource_spans, at, collector);
+    for field in fields(bytes, 0, collector) {
+        if field.tag == 1 {
+            walk_resource(&field, collector);
         }
     }
 }
 
-fn walk_resource(bytes: &[u8], offset: usize, collector: &mut Collector) {
-    let members = fields(bytes, offset, collector);
+fn walk_resource(resource_spans: &Field, collector: &mut Collector) {
+    let members = fields(resource_spans.contents, resource_spans.at, collector);
     let mut resource = None;
-    for (_, at, text) in members.iter().filter(|m| m.0 == 1) {
-        match Resource::decode(*text) {
+    for field in members.iter().filter(|f| f.tag == 1 && f.whole) {
+        match Resource::decode(field.contents) {
             Ok(read) => resource = Some(read),
-            Err(e) => collector.problem(*at, format!("a resource is not read: {e}")),
+            Err(e) => collector.problem(field.at, format!("a resource is not read: {e}")),
         }
     }
     let service = super::service_of(resource);
-    for (_, at, scope) in members.into_iter().filter(|m| m.0 == 2) {
-        for (tag, at, span) in fields(scope, at, collector) {
-            if tag != 2 {
+    for scope in members.iter().filter(|f| f.tag == 2) {
+        for field in fields(scope.contents, scope.at, collector) {
+            // A span that is cut off may still decode, as another span.
+            if field.tag != 2 || !field.whole {
                 continue;
             }
-            match Span::decode(span) {
-                Ok(span) => collector.span(&service, span, at, Encoding::Protobuf),
-                Err(e) => collector.problem(at, format!("a span is left out: {e}")),
+            match Span::decode(field.contents) {
+                Ok(span) => collector.span(&service, span, field.at, Encoding::Protobuf),
+                Err(e) => collector.problem(field.at, format!("a span is left out: {e}")),
             }
         }
     }
 }
 
-/// Length-delimited fields of a message: tag, offset and contents. Others are skipped. When the
-/// message is broken or cut off, the fields before are given, and the one that is cut as far as it
-/// goes.
-fn fields<'a>(
-    bytes: &'a [u8],
-    offset: usize,
-    collector: &mut Collector,
-) -> Vec<(u32, usize, &'a [u8])> {
+/// A length-delimited field.
+struct Field<'a> {
+    tag: u32,
+    /// Offset of its contents.
+    at: usize,
+    contents: &'a [u8],
+    /// False when the message ends inside it.
+    whole: bool,
+}
+
+/// Length-delimited fields of a message; others are skipped. When the message is broken or cut
+/// off, the fields before are given, and the one that is cut as far as it goes.
+fn fields<'a>(bytes: &'a [u8], offset: usize, collector: &mut Collector) -> Vec<Field<'a>> {
     let mut rest = bytes;
     let mut found = Vec::new();
     while !rest.is_empty() {
@@ -75,8 +81,9 @@ fn fields<'a>(
         if length > rest.len() {
             collector.problem(at, "the message is cut off here");
         }
-        let (field, after) = rest.split_at(length.min(rest.len()));
-        found.push((tag, start, field));
+        let whole = length <= rest.len();
+        let (contents, after) = rest.split_at(length.min(rest.len()));
+        found.push(Field { tag, at: start, contents, whole });
         rest = after;
     }
     found

@@ -107,16 +107,21 @@ fn attributes_get_their_current_names_and_lose_their_values() {
         &[
             "http.request.method=GET",
             "http.response.status_code=201",
-            "url.full=https://h.io/orders/??token=?",
+            "url.full=https://h.io/orders/{id}",
         ],
     );
     check_attributes(
         vec![
-            text("http.target", "/a/17?b=c"),
+            text("http.target", "/a/17/x?b=c&d"),
             text("db.system", "redis"),
             text("db.statement", "set user:17 s3cret"),
         ],
-        &["db.query.text=SET user:?", "db.system.name=redis", "url.path=/a/??b=?"],
+        &[
+            "db.query.text=SET user:?",
+            "db.system.name=redis",
+            "url.path=/a/{id}/x",
+            "url.query=b=?&d",
+        ],
     );
     check_attributes(
         vec![text("db.system", "mysql"), text("db.query.text", "SELECT \"x\" # c\n")],

@@ -15,6 +15,8 @@ const NAME_LIMIT: usize = 1024;
 const STEP_LIMIT: usize = 1 << 20;
 /// `abi.FuncFlagTopFrame`: the outermost frame of a stack.
 const FLAG_TOP_FRAME: u8 = 1;
+/// `abi.FuncFlagSPWrite`: assembly that moves the stack pointer to another stack.
+const FLAG_SP_WRITE: u8 = 2;
 
 /// Why a table cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +49,17 @@ pub struct GoFunction {
     pub file: Option<String>,
     /// Line, 1-based.
     pub line: Option<u32>,
+}
+
+/// How to get from a function to its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoCaller {
+    /// The return address lies this many bytes above the stack pointer.
+    Above(u64),
+    /// There is none: the outermost frame of a stack.
+    Nobody,
+    /// On another stack (`runtime.systemstack` and the like), where only frame pointers lead.
+    OtherStack,
 }
 
 /// A parsed table.
@@ -151,18 +164,20 @@ impl GoTable {
         })
     }
 
-    /// Bytes between the stack pointer at `address` and the return address of its function;
-    /// `None` outside Go code, in assembly without the table, and in a stack's outermost frame.
-    pub fn stack_delta(&self, address: u64) -> Option<u64> {
+    /// Where the caller of the function at `address` is found; `None` outside Go code and where
+    /// the table does not say.
+    pub fn caller(&self, address: u64) -> Option<GoCaller> {
         let entry = self.entry(address)?;
-        if self.flags(entry)? & FLAG_TOP_FRAME != 0 {
-            return None;
+        let flags = self.flags(entry)?;
+        if flags & FLAG_TOP_FRAME != 0 {
+            return Some(GoCaller::Nobody);
         }
-        let table = self.field(entry, 3)?;
-        if table == 0 {
-            return None;
+        if flags & FLAG_SP_WRITE != 0 {
+            return Some(GoCaller::OtherStack);
         }
-        self.value(entry, table, address).and_then(|delta| u64::try_from(delta).ok())
+        let table = self.field(entry, 3).filter(|table| *table != 0)?;
+        let delta = self.value(entry, table, address)?;
+        u64::try_from(delta).ok().map(GoCaller::Above)
     }
 
     /// Whether `address` lies in Go code.
@@ -339,8 +354,8 @@ mod tests {
         assert_eq!(at(0x10), Some(hot(7)));
         assert_eq!(at(0x3f), Some(hot(9)));
         assert_eq!((at(0x0f), at(0x40)), (None, None));
-        assert_eq!(table.stack_delta(0x40_1010), Some(0));
-        assert_eq!(table.stack_delta(0x40_1020), Some(24));
+        assert_eq!(table.caller(0x40_1010), Some(GoCaller::Above(0)));
+        assert_eq!(table.caller(0x40_1020), Some(GoCaller::Above(24)));
     }
 
     #[test]
@@ -364,7 +379,7 @@ mod tests {
             }
             if let Ok(table) = GoTable::parse(data.into(), 0) {
                 table.find(address);
-                table.stack_delta(address);
+                table.caller(address);
                 if table.len() < 1000 {
                     table.standard_directory();
                 }

@@ -1,8 +1,8 @@
 //! Decodes records of the kernel's perf ring: samples, mappings, names, births and deaths.
 //!
 //! Pure: bytes in, values out. The layout is that of `perf_event_open(2)` for the attributes set
-//! in `native/event.rs`: samples carry IP, TID, TIME, PERIOD, CALLCHAIN, REGS_USER and STACK_USER in that
-//! order, and every other record ends in TID and TIME (`sample_id_all`).
+//! in `native/event.rs`: samples carry IP, TID, TIME, PERIOD, CALLCHAIN, REGS_USER and STACK_USER
+//! in that order, and every other record ends in TID and TIME (`sample_id_all`).
 
 use evidence::Nanos;
 

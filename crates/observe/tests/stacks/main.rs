@@ -9,7 +9,14 @@ mod python;
 use evidence::{Frame, Listener, Nanos, ProcessInfo, Runtime, Service, StackProfile};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Held by each test: busy programs side by side would leave each other too few samples.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A process that ends with the test.
 struct Running(Child);
@@ -132,9 +139,22 @@ fn now() -> Nanos {
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// Waits until `done`, at most five seconds.
+/// Waits until `pid` has used `cpu_ms` more milliseconds of CPU: on a busy machine that takes
+/// longer than the same time on the clock.
+fn let_run(pid: i32, cpu_ms: u64) {
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = stat.rsplit(')').next().unwrap_or_default();
+        let fields = rest.split_whitespace().skip(11).take(2);
+        fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
+    };
+    let wanted = ticks() + cpu_ms / 10;
+    assert!(wait_until(|| ticks() >= wanted), "process {pid} does not run");
+}
+
+/// Waits until `done`, at most twenty seconds.
 fn wait_until(done: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
         if done() {
             return true;

@@ -24,7 +24,14 @@ function tick() {
   setTimeout(tick, 1);
 }
 tick();
+process.getBuiltinModule('node:fs').writeFileSync(process.argv[1] + '.ready', '');
 ";
+
+/// Waits until `script` says that it runs.
+fn ready(script: &str) {
+    let flag = format!("{script}.ready");
+    assert!(wait_until(|| std::fs::remove_file(&flag).is_ok()), "{script} does not start");
+}
 
 /// A script running in Node with a debug port of its own.
 struct Script {
@@ -47,7 +54,7 @@ impl Script {
         let mut node = Command::new("node");
         node.arg(format!("--inspect-port={port}")).args(options).arg(&source);
         let running = Running::start(&mut node);
-        std::thread::sleep(Duration::from_millis(400));
+        ready(&source);
         Some(Script { running, directory, source, port })
     }
 
@@ -70,7 +77,7 @@ fn check_hot_loop(name: &str, options: &[&str]) {
     let from = now();
     let (profiler, coverage) = script.profiler(true);
     assert!(coverage.iter().all(|probe| probe.state == ProbeState::Ok), "{coverage:?}");
-    std::thread::sleep(Duration::from_secs(1));
+    let_run(script.running.pid(), 800);
     let finished = profiler.finish();
     assert_eq!(finished.coverage, []);
     let profile = by(&finished.profiles, "v8-inspector").expect("a profile of V8's");
@@ -81,11 +88,11 @@ fn check_hot_loop(name: &str, options: &[&str]) {
             && frames[0].file.as_deref() == Some(script.source.as_str())
             && frames[0].kind == FrameKind::User
     };
-    assert!(profile.samples.len() > 100, "{}", shown(profile));
+    assert!(profile.samples.len() > 40, "{}", shown(profile));
     assert!(share(profile, hot) >= 0.8, "{}", shown(profile));
     assert!(profile.samples.iter().all(|sample| sample.tid == script.running.pid()));
     let total: u64 = profile.samples.iter().map(|sample| sample.weight.0).sum();
-    assert!((300_000_000..1_600_000_000).contains(&total), "weights sum to {total} ns");
+    assert!(total > 300_000_000 && total <= (now() - from).0, "weights sum to {total} ns");
     if let Some(native) = by(&finished.profiles, "cpu-clock") {
         assert!(native.samples.iter().all(|sample| sample.tid != script.running.pid()));
     }
@@ -94,16 +101,19 @@ fn check_hot_loop(name: &str, options: &[&str]) {
 
 #[test]
 fn a_script_is_profiled_and_the_inspector_closed() {
+    let _alone = alone();
     check_hot_loop("work.js", &[]);
 }
 
 #[test]
 fn a_module_is_profiled_and_the_inspector_closed() {
+    let _alone = alone();
     check_hot_loop("work.mjs", &[]);
 }
 
 #[test]
 fn without_consent_no_signal_is_sent_and_native_frames_remain() {
+    let _alone = alone();
     let Some(script) = Script::start("work.js", BUSY, &[]) else { return };
     let (profiler, coverage) = script.profiler(false);
     assert!(coverage.iter().any(|probe| {
@@ -111,12 +121,12 @@ fn without_consent_no_signal_is_sent_and_native_frames_remain() {
             && probe.state == ProbeState::Partial
             && probe.hint.contains("--attach")
     }));
-    std::thread::sleep(Duration::from_millis(500));
+    let_run(script.running.pid(), 500);
     assert!(!script.port_is_open());
     let profiles = profiler.stop();
     assert!(by(&profiles, "v8-inspector").is_none());
     if let Some(native) = by(&profiles, "cpu-clock") {
-        assert!(native.samples.len() > 50, "{}", shown(native));
+        assert!(native.samples.len() > 25, "{}", shown(native));
         let start = share(native, within("node::Start"));
         assert!(start > 0.5, "{start}: {}", shown(native));
     }
@@ -124,6 +134,7 @@ fn without_consent_no_signal_is_sent_and_native_frames_remain() {
 
 #[test]
 fn a_process_with_its_own_handler_is_refused_and_lives_on() {
+    let _alone = alone();
     let own = format!("process.on('SIGUSR1', () => {{ globalThis.seen = 1; }});\n{BUSY}");
     let Some(mut script) = Script::start("own.js", &own, &[]) else { return };
     let (profiler, coverage) = script.profiler(true);
@@ -136,7 +147,24 @@ fn a_process_with_its_own_handler_is_refused_and_lives_on() {
 }
 
 #[test]
+fn a_port_that_the_process_chooses_itself_is_found() {
+    let _alone = alone();
+    for (options, text) in [
+        (&["--inspect-port=0"][..], BUSY.to_owned()),
+        (&[][..], format!("process.debugPort = 0;\n{BUSY}")),
+    ] {
+        let Some(script) = Script::start("own.js", &text, options) else { return };
+        let (profiler, coverage) = script.profiler(true);
+        assert!(coverage.iter().all(|probe| probe.state == ProbeState::Ok), "{coverage:?}");
+        assert_eq!(listeners(script.running.pid()), 1);
+        drop(profiler);
+        assert_eq!(listeners(script.running.pid()), 0);
+    }
+}
+
+#[test]
 fn a_taken_port_is_said_and_no_signal_sent() {
+    let _alone = alone();
     let Some(mut script) = Script::start("work.js", BUSY, &[]) else { return };
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, script.port)).unwrap();
     let (profiler, coverage) = script.profiler(true);
@@ -148,6 +176,7 @@ fn a_taken_port_is_said_and_no_signal_sent() {
 
 #[test]
 fn dropping_the_profiler_closes_the_inspector() {
+    let _alone = alone();
     let Some(script) = Script::start("work.js", BUSY, &[]) else { return };
     let (profiler, _) = script.profiler(true);
     assert!(script.port_is_open());
@@ -157,17 +186,20 @@ fn dropping_the_profiler_closes_the_inspector() {
 
 #[test]
 fn workers_that_share_a_port_are_all_profiled() {
+    let _alone = alone();
     let Some(first) = Script::start("one.js", BUSY, &[]) else { return };
     let second = Running::start(
         Command::new("node").arg(format!("--inspect-port={}", first.port)).arg(&first.source),
     );
-    std::thread::sleep(Duration::from_millis(400));
+    ready(&first.source);
     let pids = [first.running.pid(), second.pid()];
     let service = service(&pids, "node", first.directory.path());
     let (profiler, coverage) =
         Profiler::start(&service, &ProfileConfig { hertz: 200, attach: true });
     assert!(coverage.iter().all(|probe| probe.state == ProbeState::Ok), "{coverage:?}");
-    std::thread::sleep(Duration::from_millis(700));
+    for pid in pids {
+        let_run(pid, 400);
+    }
     let profiles = profiler.stop();
     let named: Vec<_> = profiles.iter().filter(|p| p.method == "v8-inspector").collect();
     assert_eq!(named.len(), 2);
@@ -181,7 +213,9 @@ fn workers_that_share_a_port_are_all_profiled() {
 
 #[test]
 fn an_inspector_that_was_open_is_used_and_left_open() {
-    let Some(script) = Script::start("work.js", "setInterval(() => {}, 1000)", &[]) else { return };
+    let _alone = alone();
+    let quiet = BUSY.replace("tick();\nproc", "setInterval(() => {}, 1000);\nproc");
+    let Some(script) = Script::start("work.js", &quiet, &[]) else { return };
     let port = script.port;
     let mut node = Command::new("node");
     node.arg(format!("--inspect={port}")).arg(file(script.directory.path(), "b.js", BUSY));
@@ -191,7 +225,7 @@ fn an_inspector_that_was_open_is_used_and_left_open() {
     let (profiler, coverage) =
         Profiler::start(&service, &ProfileConfig { hertz: 200, attach: true });
     assert!(coverage.iter().all(|probe| probe.state == ProbeState::Ok), "{coverage:?}");
-    std::thread::sleep(Duration::from_millis(500));
+    let_run(running.pid(), 500);
     let profiles = profiler.stop();
     assert!(by(&profiles, "v8-inspector").is_some_and(|profile| profile.samples.len() > 20));
     assert!(script.port_is_open());
@@ -199,9 +233,11 @@ fn an_inspector_that_was_open_is_used_and_left_open() {
 
 #[test]
 fn a_file_of_cpu_prof_is_read() {
-    let short =
-        BUSY.replace("setTimeout(tick, 1);", "if (performance.now() < 700) setTimeout(tick, 1);");
+    let _alone = alone();
+    let short = BUSY
+        .replace("setTimeout(tick, 1);", "if (process.cpuUsage().user < 9e5) setTimeout(tick, 1);");
     let Some(mut script) = Script::start("short.js", &short, &[]) else { return };
+    let from = now();
     script.running = Running::start(
         Command::new("node")
             .current_dir(script.directory.path())
@@ -214,7 +250,7 @@ fn a_file_of_cpu_prof_is_read() {
     let (profile, problems) = observe::runtimes::node::cpuprofile::parse_cpuprofile(&bytes);
     assert_eq!(problems, Vec::<String>::new());
     assert!(share(&profile, leaf("hotLoop")) > 0.5, "{}", shown(&profile));
-    check_clock(&profile, now() - Nanos(5_000_000_000));
+    check_clock(&profile, from);
 }
 
 /// Number of listening sockets of a process.

@@ -7,6 +7,7 @@
 use super::sockets::{self, Listening};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -19,6 +20,10 @@ use tungstenite::{Message, WebSocket};
 const DEFAULT_PORT: u16 = 9229;
 /// How long a process may take to open its inspector: 60–155 ms were seen, 433 ms when busy.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a process may take to install its handler.
+const STARTING: Duration = Duration::from_secs(1);
+/// After this long a new port that is not the expected one is taken for the inspector's.
+const OTHER_PORT: Duration = Duration::from_millis(500);
 /// How long a command may take; it waits for the running JavaScript to reach a safe point.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long fetching a profile may take.
@@ -95,7 +100,7 @@ impl InspectorError {
                  inside its network namespace"
             }
             InspectorError::PortTaken { .. } => {
-                "end the other debugger, or start the service with --inspect-port=0"
+                "end the other debugger, or start the service with another --inspect-port"
             }
             InspectorError::OwnHandler(_) => {
                 "start it with --cpu-prof or --inspect, or launch it with perfwright"
@@ -122,7 +127,7 @@ pub struct Inspector {
 #[derive(Debug)]
 pub struct LateInspector {
     pid: i32,
-    port: u16,
+    before: BTreeSet<u16>,
 }
 
 #[derive(Deserialize)]
@@ -144,15 +149,18 @@ impl Inspector {
     ) -> Result<Inspector, (InspectorError, Option<LateInspector>)> {
         let plain = |error| (error, None);
         let (port, asked) = debug_port(pid);
-        let ours = match sockets::listening(pid, port) {
-            Listening::Itself if asked => false,
+        let (port, ours) = match sockets::listening(pid, port) {
+            Listening::Itself if asked => (port, false),
             Listening::Nobody => {
+                let before = sockets::own_ports(pid);
                 signal(pid, start_ticks).map_err(plain)?;
-                if !wait_for(pid, port, Listening::Itself, OPEN_TIMEOUT) {
-                    let error = InspectorError::OwnHandler(pid);
-                    return Err((error, Some(LateInspector { pid, port })));
+                match wait_for_new(pid, port, &before) {
+                    Some(port) => (port, true),
+                    None => {
+                        let late = LateInspector { pid, before };
+                        return Err((InspectorError::OwnHandler(pid), Some(late)));
+                    }
                 }
-                true
             }
             _ => return Err(plain(InspectorError::PortTaken { pid, port })),
         };
@@ -362,11 +370,16 @@ impl LateInspector {
     /// # Errors
     /// [`InspectorError::StillOpen`] when it cannot be closed.
     pub fn close(self) -> Result<(), InspectorError> {
-        let LateInspector { pid, port } = self;
-        if sockets::listening(pid, port) != Listening::Itself {
-            return Ok(());
+        let pid = self.pid;
+        for port in sockets::own_ports(pid).difference(&self.before) {
+            let mut found = Inspector { pid, port: *port, ours: false, socket: None, last_id: 0 };
+            // Only what answers as an inspector is one; the service may have opened a port too.
+            if found.connect().is_ok() {
+                found.ours = true;
+                found.close()?;
+            }
         }
-        Inspector { pid, port, ours: true, socket: None, last_id: 0 }.close()
+        Ok(())
     }
 }
 
@@ -387,6 +400,25 @@ fn read_body(stream: impl Read) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
+/// Waits until `pid` listens on a port it did not listen on before: the expected one, or another
+/// when the program has set `process.debugPort` itself.
+fn wait_for_new(pid: i32, expected: u16, before: &BTreeSet<u16>) -> Option<u16> {
+    let start = Instant::now();
+    while start.elapsed() < OPEN_TIMEOUT {
+        let now = sockets::own_ports(pid);
+        if now.contains(&expected) {
+            return Some(expected);
+        }
+        if let Some(port) = now.difference(before).next()
+            && (expected == 0 || start.elapsed() > OTHER_PORT)
+        {
+            return Some(*port);
+        }
+        std::thread::sleep(LOOK);
+    }
+    None
+}
+
 /// Waits until the port of `pid` is as `wanted` (`Nobody`: not its own any more).
 fn wait_for(pid: i32, port: u16, wanted: Listening, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
@@ -402,7 +434,7 @@ fn wait_for(pid: i32, port: u16, wanted: Listening, timeout: Duration) -> bool {
     }
 }
 
-/// Port the process uses for its inspector, and whether it was started with an open one.
+/// Port the process uses for its inspector (0: any), and whether it was started with an open one.
 fn debug_port(pid: i32) -> (u16, bool) {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -429,7 +461,7 @@ fn port_of_options(text: &str) -> (u16, bool) {
         }
         open |= opens;
         let digits = value.rsplit(':').next().unwrap_or_default();
-        port = digits.parse().ok().filter(|port| *port > 0).unwrap_or(port);
+        port = digits.parse().unwrap_or(port);
     }
     (port, open)
 }
@@ -448,8 +480,13 @@ fn signal(pid: i32, start_ticks: u64) -> Result<(), InspectorError> {
     if start_of(pid) != Some(start_ticks) {
         return Err(InspectorError::Gone(pid));
     }
-    if !catches(pid, libc::SIGUSR1) {
-        return Err(InspectorError::NotCaught(pid));
+    // A process that has just started installs its handler within some 100 ms.
+    let deadline = Instant::now() + STARTING;
+    while !catches(pid, libc::SIGUSR1) {
+        if Instant::now() >= deadline {
+            return Err(InspectorError::NotCaught(pid));
+        }
+        std::thread::sleep(LOOK);
     }
     // SAFETY: the descriptor is open and no signal information is passed.
     let sent = unsafe {
@@ -492,6 +529,7 @@ mod tests {
             ("node --inspect app.js", (9229, true)),
             ("node --inspect=0.0.0.0:9333 app.js", (9333, true)),
             ("node --inspect-port=9400 app.js", (9400, false)),
+            ("node --inspect-port=9400 --inspect-port=0 app.js", (0, false)),
             ("node --inspect-brk=[::1]:7000 x", (7000, true)),
         ] {
             assert_eq!(port_of_options(options), expected, "{options}");

@@ -1,6 +1,6 @@
 //! Who listens on a TCP port in the network namespace of a process, and connecting to it there.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -25,35 +25,47 @@ pub enum Listening {
 
 /// Who listens on `port` in the network namespace of `pid`.
 pub fn listening(pid: i32, port: u16) -> Listening {
-    let mut inodes = HashSet::new();
-    for table in ["tcp", "tcp6"] {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        inodes.extend(text.lines().filter_map(|line| listener_inode(line, port)));
+    let all = listeners(pid);
+    if !all.iter().any(|(other, _)| *other == port) {
+        Listening::Nobody
+    } else if own_ports(pid).contains(&port) {
+        Listening::Itself
+    } else {
+        Listening::Other
     }
-    if inodes.is_empty() {
-        return Listening::Nobody;
-    }
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return Listening::Other;
-    };
-    let own = descriptors.flatten().any(|entry| {
-        fs::read_link(entry.path()).is_ok_and(|target| {
-            let target = target.to_string_lossy();
-            let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
-            inode.and_then(|inode| inode.parse().ok()).is_some_and(|id: u64| inodes.contains(&id))
-        })
-    });
-    if own { Listening::Itself } else { Listening::Other }
 }
 
-/// Inode of the socket when `line` of `/proc/net/tcp` is a listener on `port`.
-fn listener_inode(line: &str, port: u16) -> Option<u64> {
+/// Ports on which `pid` itself listens.
+pub fn own_ports(pid: i32) -> BTreeSet<u16> {
+    let by_inode: HashMap<u64, u16> =
+        listeners(pid).into_iter().map(|(port, inode)| (inode, port)).collect();
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
+    let port_of = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let target = target.to_string_lossy();
+        let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        by_inode.get(&inode).copied()
+    };
+    descriptors.flatten().filter_map(port_of).collect()
+}
+
+/// Port and inode of each TCP listener in the network namespace of `pid`.
+fn listeners(pid: i32) -> Vec<(u16, u64)> {
+    let mut found = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        found.extend(text.lines().filter_map(listener));
+    }
+    found
+}
+
+/// Port and inode of the socket when `line` of `/proc/net/tcp` is a listener.
+fn listener(line: &str) -> Option<(u16, u64)> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);
     let (_, hex) = local.rsplit_once(':')?;
-    (*state == LISTEN && u16::from_str_radix(hex, 16).ok()? == port)
-        .then(|| inode.parse().ok())
-        .flatten()
+    let port = u16::from_str_radix(hex, 16).ok()?;
+    (*state == LISTEN).then(|| Some((port, inode.parse().ok()?)))?
 }
 
 /// Connects to `port` on loopback as `pid` sees it.
@@ -107,6 +119,6 @@ mod tests {
         assert_eq!(listening(pid, port), Listening::Itself);
         drop(own);
         assert_eq!(listening(pid, port), Listening::Nobody);
-        assert_eq!(listener_inode("garbage 1 2", 80), None);
+        assert_eq!(listener("garbage 1 2"), None);
     }
 }

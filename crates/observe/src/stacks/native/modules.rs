@@ -8,6 +8,9 @@ use std::os::unix::fs::MetadataExt;
 /// Files kept at most; a process maps a few hundred.
 const MODULE_LIMIT: usize = 8192;
 
+/// Path under which the kernel's virtual object is mapped.
+pub const VIRTUAL_OBJECT: &str = "[vdso]";
+
 /// Index of a module.
 pub type ModuleId = u32;
 
@@ -51,7 +54,7 @@ impl Modules {
         start: u64,
         end: u64,
     ) -> Option<ModuleId> {
-        let virtual_object = path == "[vdso]";
+        let virtual_object = path == VIRTUAL_OBJECT;
         if !virtual_object && (!path.starts_with('/') || path.starts_with("//anon")) {
             return None;
         }
@@ -79,7 +82,7 @@ impl Modules {
         }
         let mut module = Module { path: plain.to_owned(), places, image: None };
         module.image = if virtual_object {
-            own_vdso().and_then(elf::from_bytes)
+            virtual_object_bytes().and_then(elf::from_bytes)
         } else {
             module.open().filter(is_regular).and_then(elf::from_file)
         };
@@ -101,7 +104,7 @@ fn is_regular(file: &File) -> bool {
 
 /// The kernel's virtual object as mapped into ourselves: the same code for every process of our
 /// architecture.
-fn own_vdso() -> Option<&'static [u8]> {
+pub fn virtual_object_bytes() -> Option<&'static [u8]> {
     // SAFETY: getauxval has no preconditions.
     let base = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
     let maps = fs::read_to_string("/proc/self/maps").ok()?;

@@ -80,6 +80,7 @@ impl NativeSampler {
                 }
             }
         }
+        problems.append(&mut events.problems);
         let Some(access) = access else { return Err(first_error.unwrap_or(EventError::Gone)) };
         let stop = Arc::new(AtomicBool::new(false));
         let mut collector = Collector::new(&watched);
@@ -121,13 +122,14 @@ struct Events {
     pending: Vec<Record>,
     born: HashSet<i32>,
     attached: HashSet<i32>,
+    problems: Vec<String>,
 }
 
 impl Events {
     /// Attaches all threads of `pid`. Children of attached threads inherit the event, so a thread
     /// that appears meanwhile is attached only if no parent announced it.
     fn attach(&mut self, pid: i32, access: Access) -> Result<(), EventError> {
-        let mut any = false;
+        let (mut any, mut missed, mut last) = (false, 0, None);
         for _ in 0..ATTACH_ROUNDS {
             let fresh: Vec<i32> = threads_of(pid)
                 .into_iter()
@@ -141,12 +143,20 @@ impl Events {
                 match self.attach_thread(tid, access) {
                     Ok(()) => any = true,
                     Err(EventError::Gone) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => (missed, last) = (missed + 1, Some(error)),
                 }
             }
             self.collect();
         }
-        if any { Ok(()) } else { Err(EventError::Gone) }
+        match last {
+            Some(error) if any => {
+                self.problems.push(format!("process {pid}: {missed} threads are missed: {error}"));
+                Ok(())
+            }
+            Some(error) => Err(error),
+            None if any => Ok(()),
+            None => Err(EventError::Gone),
+        }
     }
 
     fn attach_thread(&mut self, tid: i32, access: Access) -> Result<(), EventError> {

@@ -4,6 +4,8 @@ use super::elf::SectionBytes;
 use super::maps;
 use super::modules::{ModuleId, Modules};
 use super::registers::Registers;
+#[cfg(target_arch = "x86_64")]
+use crate::runtimes::go::GoCaller;
 use framehop::{
     CacheNative, FrameAddress, MayAllocateDuringUnwind, Module, UnwindRegsNative, Unwinder,
     UnwinderNative,
@@ -132,6 +134,7 @@ impl Space {
     ) -> Vec<u64> {
         let mut walk = Walk {
             space: self,
+            #[cfg(target_arch = "x86_64")]
             modules,
             stack: StackDump { base: registers.sp, bytes: stack },
             registers: registers.native(),
@@ -196,6 +199,7 @@ impl StackDump<'_> {
 /// One unwinding.
 struct Walk<'a> {
     space: &'a Space,
+    #[cfg(target_arch = "x86_64")]
     modules: &'a Modules,
     stack: StackDump<'a>,
     registers: UnwindRegsNative,
@@ -206,8 +210,11 @@ impl Walk<'_> {
     /// The caller of the current frame; `None` at the outermost.
     fn step(&mut self, cache: &mut UnwindCache) -> Result<Option<FrameAddress>, ()> {
         #[cfg(target_arch = "x86_64")]
-        if let Some(caller) = self.go_step() {
-            return Ok(Some(caller));
+        match self.go_caller() {
+            Some(GoCaller::Above(delta)) => return self.go_step(delta).ok_or(()).map(Some),
+            Some(GoCaller::Nobody) => return Ok(None),
+            Some(GoCaller::OtherStack) => return Err(()),
+            None => {}
         }
         let stack = self.stack;
         let caller = self
@@ -221,19 +228,22 @@ impl Walk<'_> {
     /// Go code knows at every instruction how far the return address is from the stack pointer;
     /// frame pointers alone would lose the caller of a leaf without a frame.
     #[cfg(target_arch = "x86_64")]
-    fn go_step(&mut self) -> Option<FrameAddress> {
+    fn go_caller(&self) -> Option<GoCaller> {
         let Place::File(module, address) = self.space.place(self.next.address_for_lookup()) else {
             return None;
         };
-        let table = self.modules.get(module)?.image.as_ref()?.go.as_ref()?;
-        let delta = table.stack_delta(address)?;
+        self.modules.get(module)?.image.as_ref()?.go.as_ref()?.caller(address)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn go_step(&mut self, delta: u64) -> Option<FrameAddress> {
         let slot = self.registers.sp().checked_add(delta)?;
         let caller = FrameAddress::from_return_address(self.stack.read(slot).ok()?)?;
         let saved = slot.wrapping_sub(8);
         if delta >= 8 && self.registers.bp() == saved {
             self.registers.set_bp(self.stack.read(saved).ok()?);
         }
-        self.registers.set_sp(slot + 8);
+        self.registers.set_sp(slot.wrapping_add(8));
         self.registers.set_ip(caller.address());
         Some(caller)
     }

@@ -3,14 +3,14 @@
 
 use super::elf::{SECTION_LIMIT, code_ranges, section_bytes};
 use super::kernel::KernelSymbols;
-use super::modules::{Module, ModuleId, Modules};
+use super::modules::{Module, ModuleId, Modules, VIRTUAL_OBJECT, virtual_object_bytes};
 use super::space::Place;
 use crate::runtimes::go::GoTable;
 use crate::stacks::classify::{self, Surroundings};
 use crate::stacks::demangle::demangle;
 use crate::stacks::perfmap::{MAP_LIMIT, PerfMap};
 use evidence::{Frame, FrameKind};
-use object::read::ReadCache;
+use object::read::{ReadCache, ReadRef};
 use object::{Object, ObjectSection};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -91,25 +91,35 @@ impl FileSymbols {
             (table, standard)
         });
         let mut symbols = FileSymbols { go, ..FileSymbols::default() };
-        let Some(file) = module.open() else { return symbols };
-        let cache = ReadCache::new(file);
-        let Ok(file) = object::File::parse(&cache) else { return symbols };
-        let code = code_ranges(&file);
-        for (entries, names) in [(".symtab", ".strtab"), (".dynsym", ".dynstr")] {
-            if let (Some(entries), Some(names)) =
-                (section_bytes(&file, entries), section_bytes(&file, names))
-            {
-                symbols.tables.push(ElfSymbols::parse(&entries, names, &code));
+        if module.path == VIRTUAL_OBJECT {
+            if let Some(Ok(file)) = virtual_object_bytes().map(object::File::parse) {
+                symbols.read(&file);
             }
-        }
-        if symbols.go.is_none() {
-            symbols.dwarf = dwarf(&file).or_else(|| separate_dwarf(&file));
+        } else if let Some(file) = module.open() {
+            let cache = ReadCache::new(file);
+            if let Ok(file) = object::File::parse(&cache) {
+                symbols.read(&file);
+            }
         }
         symbols
     }
+
+    fn read<'a, R: ReadRef<'a>>(&mut self, file: &object::File<'a, R>) {
+        let code = code_ranges(file);
+        for (entries, names) in [(".symtab", ".strtab"), (".dynsym", ".dynstr")] {
+            if let (Some(entries), Some(names)) =
+                (section_bytes(file, entries), section_bytes(file, names))
+            {
+                self.tables.push(ElfSymbols::parse(&entries, names, &code));
+            }
+        }
+        if self.go.is_none() {
+            self.dwarf = dwarf(file).or_else(|| separate_dwarf(file));
+        }
+    }
 }
 
-fn dwarf<'a, R: object::read::ReadRef<'a>>(
+fn dwarf<'a, R: ReadRef<'a>>(
     file: &object::File<'a, R>,
 ) -> Option<addr2line::Context<DwarfReader>> {
     file.section_by_name(".debug_info")?;
@@ -130,7 +140,7 @@ fn dwarf<'a, R: object::read::ReadRef<'a>>(
 }
 
 /// Debug information that the distribution keeps apart, found by build id.
-fn separate_dwarf<'a, R: object::read::ReadRef<'a>>(
+fn separate_dwarf<'a, R: ReadRef<'a>>(
     file: &object::File<'a, R>,
 ) -> Option<addr2line::Context<DwarfReader>> {
     let id = file.build_id().ok()??;
