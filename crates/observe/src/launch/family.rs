@@ -20,7 +20,7 @@ pub(super) struct Family {
     #[cfg(all(target_os = "linux", not(feature = "portable")))]
     mark: String,
     #[cfg(unix)]
-    watchdog: Option<unix::Watchdog>,
+    watchdog: Option<crate::death_watch::DeathWatch>,
 }
 
 impl Family {
@@ -33,7 +33,7 @@ impl Family {
         let child = command.spawn()?;
         Ok(Family {
             #[cfg(unix)]
-            watchdog: unix::Watchdog::start(child.id() as i32).ok(),
+            watchdog: unix::watch(child.id() as i32).ok(),
             child,
             #[cfg(all(target_os = "linux", not(feature = "portable")))]
             mark,
@@ -124,8 +124,8 @@ impl Family {
 
 #[cfg(unix)]
 mod unix {
-    use std::io::{self, PipeWriter, Write};
-    use std::os::fd::AsRawFd;
+    use crate::death_watch::DeathWatch;
+    use std::io;
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
@@ -159,82 +159,18 @@ mod unix {
         })
     }
 
-    /// A process that does nothing but wait for our end, and then ends the group: the only thing
-    /// that helps against `kill -9`.
-    #[derive(Debug)]
-    pub(super) struct Watchdog {
-        pid: i32,
-        alive: PipeWriter,
-    }
-
-    impl Watchdog {
-        pub(super) fn start(group: i32) -> io::Result<Watchdog> {
-            let (reader, alive) = io::pipe()?;
-            // SAFETY: the child calls nothing but async-signal-safe functions and never returns.
-            match unsafe { libc::fork() } {
-                -1 => Err(io::Error::last_os_error()),
-                0 => unsafe { watch(reader.as_raw_fd(), group) },
-                pid => Ok(Watchdog { pid, alive }),
-            }
-        }
-    }
-
-    impl Drop for Watchdog {
-        fn drop(&mut self) {
-            // It ends on the first byte without doing anything.
-            let _ = self.alive.write_all(b".");
-            // SAFETY: waits for our own child.
-            unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
-        }
-    }
-
-    /// # Safety
-    /// To be called in a fresh fork only.
-    unsafe fn watch(fd: i32, group: i32) -> ! {
-        // SAFETY: async-signal-safe calls on plain values and one local.
-        unsafe {
-            libc::setsid();
-            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
-                libc::signal(signal, libc::SIG_IGN);
-            }
-            close_all_but(fd);
-            let mut byte = 0u8;
-            let got = loop {
-                let got = libc::read(fd, (&raw mut byte).cast(), 1);
-                if got >= 0 {
-                    break got;
-                }
-            };
-            if got == 0 {
+    /// Ends the group when we have ended without having done so.
+    pub(super) fn watch(group: i32) -> io::Result<DeathWatch> {
+        let end = move |_| {
+            // SAFETY: plain signals and a sleep are async-signal-safe.
+            unsafe {
                 libc::kill(-group, libc::SIGTERM);
                 libc::sleep(super::super::GRACE.as_secs() as u32);
                 libc::kill(-group, libc::SIGKILL);
             }
-            libc::_exit(0)
-        }
-    }
-
-    /// Our descriptors must not stay open through it: sockets and pipes would never end.
-    ///
-    /// # Safety
-    /// To be called in a fresh fork only.
-    unsafe fn close_all_but(fd: i32) {
-        let last = 1 << 16;
-        // SAFETY: closes descriptors of a process that needs only `fd`.
-        unsafe {
-            #[cfg(target_os = "linux")]
-            {
-                let (below, above) = (fd as u32 - 1, fd as u32 + 1);
-                if libc::syscall(libc::SYS_close_range, 0, below, 0) == 0
-                    && libc::syscall(libc::SYS_close_range, above, u32::MAX, 0) == 0
-                {
-                    return;
-                }
-            }
-            for other in (0..last).filter(|n| *n != fd) {
-                libc::close(other);
-            }
-        }
+        };
+        // SAFETY: `end` only makes async-signal-safe calls on a copied number.
+        unsafe { DeathWatch::start(&[], end) }
     }
 }
 
