@@ -4,16 +4,18 @@ import argparse
 import signal
 import sys
 
-from . import check, compare_rules, compare_truth
+from . import check, compare_rules, compare_truth, days, one
 from .services import PORTS, RUNTIMES, SetupFailed
 
 EXAMPLES = """\
 EXAMPLES
   testbed/run check                            the truth services do what a plan says (no perfwright needed)
+  testbed/run one                              one N+1 in each runtime, found or not, in a minute
   testbed/run truth --seed 7                   200 plans over three runtimes, ledger against truth
   testbed/run truth --seed 7 --plans 12 --runtimes go --budget 5s
   testbed/run truth --seed 7 --foreign 20      under 20 other requests/s: do the intervals cover the truth?
   testbed/run rules --seed 7                   100 planted faults, 60 healthy requests, predictions
+  testbed/run days --seed 7                    20 replays, 50 kills, 20 interrupts: what is left of them
   testbed/run --all --seed 7                   all of it
   PERFWRIGHT=path/to/perfwright testbed/run …  another binary than target/release/perfwright
 
@@ -33,7 +35,7 @@ def runtimes(text):
 def parser():
     top = argparse.ArgumentParser(prog="testbed/run", epilog=EXAMPLES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20 and rules")
+    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20, rules and days")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--runtimes", type=runtimes, default=list(RUNTIMES), metavar="LIST",
                         help="default node,python,go; also node-cluster, gunicorn")
@@ -51,11 +53,18 @@ def parser():
     rules = commands.add_parser("rules", parents=[common, seeded])
     rules.add_argument("--cases", type=int, default=100)
     rules.add_argument("--healthy", type=int, default=60)
+    single = commands.add_parser("one", parents=[common])
+    single.add_argument("--budget", default="12s", help="of each perfwright run (default 12s)")
+    bad = commands.add_parser("days", parents=[common, seeded])
+    bad.add_argument("--replays", type=int, default=20)
+    bad.add_argument("--kills", type=int, default=50)
+    bad.add_argument("--interrupts", type=int, default=20)
     top.add_argument("--seed", type=int, help="with --all")
     return top
 
 
-COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run}
+COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run, "days": days.run,
+            "one": one.run}
 
 
 def main(arguments):
@@ -82,7 +91,8 @@ def run_all(top, options):
         top.error("--all needs --seed")
     seed = ["--seed", str(options.seed)]
     worst = 0
-    for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed]):
+    for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed],
+                      ["days", *seed]):
         print("\n## testbed/run %s\n" % " ".join(arguments), flush=True)
         worst = max(worst, COMMANDS[arguments[0]](top.parse_args(arguments)))
     return worst
