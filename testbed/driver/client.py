@@ -127,8 +127,8 @@ def solo(port, pid, path, count, warm=3):
     return samples
 
 
-def served(port, path, since_ns, workers=1):
-    """The service's answers to requests for `path` that somebody else sent since then, one at a time."""
+def served(port, path, windows, workers=1):
+    """The service's answers to requests for `path` that somebody else sent in these windows, one at a time."""
     wanted, answers = parse_qs(urlsplit(path).query), {}
     for _ in range(1 if workers == 1 else 20 * workers):
         connection = Connection(port)
@@ -136,10 +136,14 @@ def served(port, path, since_ns, workers=1):
         connection.close()
         page = json.loads(body)
         answers[page["pid"]] = [one["answer"] for one in page["served"] if one["alone"]
-                                and one["start"] >= since_ns and parse_qs(one["url"][1:]) == wanted]
+                                and _within(windows, one["start"]) and parse_qs(one["url"][1:]) == wanted]
         if len(answers) == workers:
             break
     return [answer for worker in answers.values() for answer in worker]
+
+
+def _within(windows, time_ns):
+    return any(start <= time_ns <= end for start, end in windows)
 
 
 class Foreign:

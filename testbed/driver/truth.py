@@ -164,9 +164,9 @@ def partition(sample, wake_ns=0.0):
 
 
 def middle(samples):
-    """The middle of the requests by wall time: the report's ledger is a typical one too."""
+    """The middle half of the requests by wall time: the report's ledger is that of p25 to p75 too."""
     ordered = sorted(samples, key=lambda sample: sample.wall_ns)
-    cut = int(len(ordered) * 0.3)
+    cut = len(ordered) // 4
     return ordered[cut:len(ordered) - cut] or ordered
 
 

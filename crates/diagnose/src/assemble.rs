@@ -115,7 +115,7 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
     let arm = headline::arm_of(k, name).unwrap_or(Arm::Warm);
     let attempts = k.attempts_of(name, &arm).count() as u64;
     let errors = k.attempts_of(name, &arm).filter(|x| x.failure.is_some()).count() as u64;
-    let wall = ledger::wall(k, name, &arm, Band::All);
+    let wall = ledger::wall(k, name, &arm, Band::Typical);
     let tail = match wall.requests >= TAIL_NEEDS {
         true => rows(&ledger::wall(k, name, &arm, Band::Tail)),
         false => vec![],
@@ -127,7 +127,7 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
         requests: attempts,
         errors,
         availability: if attempts == 0 { 0.0 } else { round4(good as f64 / attempts as f64) },
-        latency_ms: latency(k, name, &arm),
+        latency_ms: latency(k, name, &arm, wall.latency_ns),
         cold_ms: cold(k, name),
         throughput_rps: None,
         capacity_rps: None,
@@ -143,14 +143,15 @@ fn rounded(e: DemandEntry) -> DemandEntry {
     DemandEntry { per_request: round3(e.per_request), ..e }
 }
 
-/// Latency of the requests the ledger rests on, so that its rows sum to the mean.
-fn latency(k: &Knowledge, name: &str, arm: &Arm) -> Option<LatencyMs> {
+/// Latency of the requests the ledger chooses from; `typical_ns` is what its rows sum to.
+fn latency(k: &Knowledge, name: &str, arm: &Arm, typical_ns: f64) -> Option<LatencyMs> {
     let all: Vec<&Exchange> = k.exchanges_of(name, arm).collect();
     let (chosen, _) = ledger::selection(k, name, arm);
     let values: Vec<f64> = chosen.iter().map(|n| all[*n].latency().as_ms()).collect();
     let p50 = stats::median(&values)?;
     Some(LatencyMs {
         mean: round3(stats::mean(&values)),
+        typical: round3(typical_ns / 1e6),
         p50: round3(p50),
         p95: stats::quantile_bounded(&values, 0.95).map(round3),
         p99: stats::quantile_bounded(&values, 0.99).map(round3),
@@ -162,7 +163,7 @@ fn cold(k: &Knowledge, name: &str) -> Option<f64> {
     (!values.is_empty()).then(|| round3(stats::mean(&values)))
 }
 
-/// Rows that sum, at three decimals, to the mean latency: each is rounded down and those with the
+/// Rows that sum, at three decimals, to the ledger's latency: each is rounded down and those with the
 /// largest remainders are rounded up.
 pub fn rows(wall: &WallLedger) -> Vec<LedgerRow> {
     let micros: Vec<f64> = wall.entries.iter().map(|e| e.ns / 1e3).collect();

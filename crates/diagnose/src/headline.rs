@@ -16,12 +16,12 @@ pub fn arm_of(k: &Knowledge, endpoint: &str) -> Option<Arm> {
     found.or_else(|| arms.iter().next()).cloned()
 }
 
-/// The sentence. Numbers are means over the requests of the headline arm.
+/// The sentence. Numbers are means over the typical requests of the headline arm.
 pub fn of(k: &Knowledge, endpoint: &str) -> String {
     let Some(arm) = arm_of(k, endpoint) else {
         return "Nothing was sent yet.".into();
     };
-    let wall = ledger::wall(k, endpoint, &arm, Band::All);
+    let wall = ledger::wall(k, endpoint, &arm, Band::Typical);
     if wall.requests == 0 {
         return failed(k, endpoint, &arm);
     }

@@ -120,12 +120,12 @@ pub(crate) fn in_band(latencies: &[f64], latency: f64, band: Band) -> bool {
     match band {
         Band::All => true,
         Band::Typical => {
-            let (low, high) = (q(0.4), q(0.6));
+            let (low, high) = (q(0.25), q(0.75));
             let inside = |l: f64| l >= low && l <= high;
             if latencies.iter().any(|l| inside(*l)) {
                 return inside(latency);
             }
-            // Two values: none lies between p40 and p60.
+            // Two values: none lies between p25 and p75.
             let middle = q(0.5);
             let best = latencies.iter().map(|l| (l - middle).abs()).fold(f64::MAX, f64::min);
             (latency - middle).abs() <= best

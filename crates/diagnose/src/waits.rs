@@ -8,10 +8,14 @@ use crate::timeline;
 use evidence::{Arm, Consent, Experiment, ExperimentKind, Line, Nanos, ProbeState, Risk, Timeline};
 use std::collections::BTreeMap;
 
-/// Unexplained waiting below this is not worth a traced pass, milliseconds.
+/// Unexplained waiting below this leaves no rule undecided, milliseconds.
 const UNEXPLAINED_MS: f64 = 3.0;
-/// Share of latency below which it is not worth one either.
+/// Share of latency below which it leaves none undecided either.
 const UNEXPLAINED_SHARE: f64 = 0.1;
+/// Waiting without a reason that the ledger may keep, milliseconds: beyond it a traced pass names it.
+const NAMELESS_MS: f64 = 0.5;
+/// Share of latency that it may keep.
+const NAMELESS_SHARE: f64 = 0.01;
 /// Detail of flushes in timelines; reads and writes of files are `file`.
 const SYNC: &str = "sync";
 /// Seam between two recorded states of one thread that follow each other.
@@ -142,7 +146,7 @@ pub fn needs(case: &Case) -> Option<Experiment> {
         return None;
     }
     let ms = case.unexplained_ms();
-    if ms < UNEXPLAINED_MS || ms < UNEXPLAINED_SHARE * case.mean_ms() {
+    if ms < NAMELESS_MS || ms < NAMELESS_SHARE * case.mean_ms() {
         return None;
     }
     Some(Experiment {

@@ -51,6 +51,8 @@ pub struct ReportTarget {
 pub struct LatencyMs {
     /// Mean.
     pub mean: f64,
+    /// Mean of the typical requests, p25 to p75: what the ledger sums to.
+    pub typical: f64,
     /// Median.
     pub p50: f64,
     /// 95th percentile.
@@ -152,7 +154,7 @@ pub struct EndpointReport {
     pub capacity_rps: Option<serde_json::Value>,
     /// Concurrency curve.
     pub curve: Vec<CurvePoint>,
-    /// Wall ledger of the whole arm; sums to `latency_ms.mean`.
+    /// Wall ledger of the typical requests, p25 to p75; sums to `latency_ms.typical`.
     pub ledger: Vec<LedgerRow>,
     /// Wall ledger of the slowest 5 %, when there are enough requests.
     pub tail_ledger: Vec<LedgerRow>,

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Band {
     /// All requests of the arm.
     All,
-    /// p40 to p60 of latency.
+    /// The middle half, p25 to p75 of latency: its mean (the interquartile mean) is not moved by
+    /// a stalled request, and rests on more requests than a narrower band.
     Typical,
     /// The slowest 5 %, at least one.
     Tail,

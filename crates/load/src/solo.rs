@@ -8,12 +8,10 @@ use stats::{Rng, mean, mean_interval};
 /// Driven and idle windows are balanced within blocks of this many pairs, so that a trend in the
 /// background (a job that starts, a cache that fills) falls on both kinds alike.
 const BLOCK_PAIRS: usize = 2;
-/// Fewest requests before precision may stop.
-const REQUESTS_MIN: usize = 10;
-/// Fewest of requests that take longer than [`SLOW`].
-const SLOW_REQUESTS_MIN: usize = 5;
-/// A request that takes longer is slow.
-const SLOW: Nanos = Nanos(1_000_000_000);
+/// Fewest requests before precision may stop, by the longest latency each holds for: the ledger
+/// rests on the middle half of them, and a quick request costs little.
+const REQUESTS_MIN: [(Nanos, usize); 3] =
+    [(Nanos(200_000_000), 20), (Nanos(1_000_000_000), 10), (Nanos(u64::MAX), 5)];
 
 /// Order of `2 × pairs` windows, `true` for driven: blocks of two pairs, each shuffled.
 pub fn windows(seed: u64, pairs: usize) -> Vec<bool> {
@@ -40,12 +38,12 @@ pub enum Stop {
 }
 
 /// Whether these latencies are enough: the 90 % interval of their mean reaches at most `precision`
-/// of it (0.05 for 5 %) to either side, with at least 10 requests (5 when one takes more than a
-/// second), or the next request would not fit into `budget_left`. `None`: go on.
+/// of it (0.05 for 5 %) to either side, with at least 20 requests (10 when one takes more than
+/// 200 ms, 5 when more than a second), or the next request would not fit into `budget_left`. `None`: go on.
 pub fn enough(latencies: &[Nanos], precision: f64, budget_left: Nanos) -> Option<Stop> {
     let values: Vec<f64> = latencies.iter().map(|l| l.as_ms()).collect();
     let mean = mean(&values);
-    let fewest = if mean > SLOW.as_ms() { SLOW_REQUESTS_MIN } else { REQUESTS_MIN };
+    let fewest = REQUESTS_MIN.iter().find(|r| mean <= r.0.as_ms()).map_or(0, |r| r.1);
     let interval = mean_interval(&values);
     if values.len() >= fewest && interval.high - mean <= precision * mean {
         return Some(Stop::Precise);
@@ -67,12 +65,14 @@ mod tests {
     fn stop_rule() {
         check(&[], 1000.0, None);
         check(&[], 0.0, Some(Stop::Budget));
-        check(&[10.0; 9], 1000.0, None);
-        check(&[10.0; 10], 1000.0, Some(Stop::Precise));
+        check(&[10.0; 19], 1000.0, None);
+        check(&[10.0; 20], 1000.0, Some(Stop::Precise));
+        check(&[300.0; 9], 1000.0, None);
+        check(&[300.0; 10], 1000.0, Some(Stop::Precise));
         check(&[3000.0; 4], 60_000.0, None);
         check(&[3000.0, 3010.0, 2990.0, 3005.0, 3001.0], 60_000.0, Some(Stop::Precise));
         check(&[3000.0; 4], 2000.0, Some(Stop::Budget));
-        check(&[10.0, 30.0, 10.0, 30.0, 10.0, 30.0, 10.0, 30.0, 10.0, 30.0], 1000.0, None);
+        check(&[10.0, 50.0].repeat(10), 1000.0, None);
     }
 
     proptest! {

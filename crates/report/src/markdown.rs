@@ -56,13 +56,14 @@ fn endpoint(out: &mut String, endpoint: &EndpointReport) {
         return;
     };
     let or_none = |v: Option<f64>| v.map_or_else(|| "not bounded".into(), duration);
-    put!(out, "\n| requests | errors | mean | p50 | p95 | p99 |");
-    put!(out, "|---|---|---|---|---|---|");
+    put!(out, "\n| requests | errors | typical | mean | p50 | p95 | p99 |");
+    put!(out, "|---|---|---|---|---|---|---|");
     put!(
         out,
-        "| {} | {} | {} | {} | {} | {} |",
+        "| {} | {} | {} | {} | {} | {} | {} |",
         endpoint.requests,
         endpoint.errors,
+        duration(latency.typical),
         duration(latency.mean),
         duration(latency.p50),
         or_none(latency.p95),

@@ -90,6 +90,7 @@ impl Page {
         };
         let mut facts = vec![
             format!("{} requests", endpoint.requests),
+            format!("typical {}", duration(latency.typical)),
             format!("mean {}", duration(latency.mean)),
             format!("p50 {}", duration(latency.p50)),
         ];

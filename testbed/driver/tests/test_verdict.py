@@ -45,7 +45,7 @@ class Cells(unittest.TestCase):
 
     def test_a_line_the_truth_does_not_know_is_a_cell(self):
         endpoint = copy.deepcopy(ENDPOINT)
-        endpoint["ledger"].append({"line": "disk", "detail": "", "ms": 5.0, "low": None, "high": None, "share": 0.1})
+        endpoint["ledger"].append({"line": "disk", "detail": "", "ms": 5.0, "low": 4.0, "high": 6.0, "share": 0.1})
         found = verdicts(endpoint=endpoint)
         self.assertFalse(found["disk"].ok)
 

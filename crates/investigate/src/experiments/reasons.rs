@@ -5,16 +5,22 @@ use crate::Error;
 use crate::run::Run;
 use evidence::{Arm, Endpoint};
 use observe::stream::Pass;
+use std::time::{Duration, Instant};
 
-/// Requests driven.
-const REQUESTS: u64 = 10;
+/// Fewest requests driven: reasons of slow ones are seen well enough in these.
+const FEWEST: u64 = 6;
+/// Most requests driven: the shares of reasons vary from request to request.
+const MOST: u64 = 40;
+/// Beyond the fewest, requests are driven for this long at most.
+const TIME: Duration = Duration::from_millis(1_500);
 
 /// Drives some requests with system calls traced, then returns to the cheap pass.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let cheap = run.pass;
     run.senses.attach(&mut run.recorder, Pass { syscalls: true, ..cheap })?;
-    for variant in 0..REQUESTS {
-        if run.over() {
+    let end = Instant::now() + TIME;
+    for variant in 0..MOST {
+        if run.over() || variant >= FEWEST && Instant::now() >= end {
             break;
         }
         let request = super::request(endpoint, variant, None)?;

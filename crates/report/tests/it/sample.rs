@@ -63,7 +63,7 @@ fn endpoint(name: &str, headline: &str, mean: f64) -> EndpointReport {
         requests: 30,
         errors: 0,
         availability: 1.0,
-        latency_ms: Some(LatencyMs { mean, p50: mean * 0.98, p95: None, p99: None }),
+        latency_ms: Some(LatencyMs { mean, typical: mean, p50: mean * 0.98, p95: None, p99: None }),
         cold_ms: Some(mean * 1.4),
         throughput_rps: None,
         capacity_rps: None,
@@ -219,7 +219,7 @@ pub fn url_only() -> Report {
 
 pub fn healthy() -> Report {
     let mut e = endpoint("GET /products", "3.4 ms: nothing stands out.", 3.4);
-    e.latency_ms = Some(LatencyMs { mean: 3.4, p50: 3.3, p95: Some(4.1), p99: None });
+    e.latency_ms = Some(LatencyMs { mean: 3.4, typical: 3.4, p50: 3.3, p95: Some(4.1), p99: None });
     e.ledger = vec![
         row("cpu", "user", 2.1, 3.4, 0.0),
         row("database", "select * from products order by id limit $1", 1.1, 3.4, 1.0),
