@@ -28,12 +28,16 @@ impl Family {
     pub(super) fn start(command: &mut Command) -> io::Result<Family> {
         #[cfg(all(target_os = "linux", not(feature = "portable")))]
         let mark = linux::mark(command);
+        #[cfg(all(target_os = "linux", not(feature = "portable")))]
+        let carried = format!("{MARK}={mark}");
+        #[cfg(all(unix, not(all(target_os = "linux", not(feature = "portable")))))]
+        let carried = String::new();
         #[cfg(unix)]
         unix::own_session(command);
         let child = command.spawn()?;
         Ok(Family {
             #[cfg(unix)]
-            watchdog: unix::watch(child.id() as i32).ok(),
+            watchdog: unix::watch(child.id() as i32, &carried).ok(),
             child,
             #[cfg(all(target_os = "linux", not(feature = "portable")))]
             mark,
@@ -159,18 +163,26 @@ mod unix {
         })
     }
 
-    /// Ends the group when we have ended without having done so.
-    pub(super) fn watch(group: i32) -> io::Result<DeathWatch> {
-        let end = move |_| {
-            // SAFETY: plain signals and a sleep are async-signal-safe.
-            unsafe {
-                libc::kill(-group, libc::SIGTERM);
-                libc::sleep(super::super::GRACE.as_secs() as u32);
-                libc::kill(-group, libc::SIGKILL);
-            }
+    /// Ends the group, and all that carry `mark`, when we have ended without having done so.
+    pub(super) fn watch(group: i32, mark: &str) -> io::Result<DeathWatch> {
+        let end = |_| {
+            signal(group, mark, libc::SIGTERM);
+            // SAFETY: a plain sleep is async-signal-safe.
+            unsafe { libc::sleep(super::super::GRACE.as_secs() as u32) };
+            signal(group, mark, libc::SIGKILL);
         };
-        // SAFETY: `end` only makes async-signal-safe calls on a copied number.
+        // SAFETY: `end` only makes async-signal-safe calls on what was made before.
         unsafe { DeathWatch::start(&[], end) }
+    }
+
+    /// Allocates nothing and takes no lock: called in a fork.
+    fn signal(group: i32, mark: &str, signal: i32) {
+        // SAFETY: a plain signal.
+        unsafe { libc::kill(-group, signal) };
+        #[cfg(all(target_os = "linux", not(feature = "portable")))]
+        super::super::orphans::signal(mark.as_bytes(), signal);
+        #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+        let _ = mark;
     }
 }
 

@@ -4,6 +4,7 @@ use crate::binary::{Folder, Ran, Running};
 use crate::server::{Server, fine};
 use crate::usage::check_in;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -162,4 +163,33 @@ fn readers_that_go_away() {
     check_gone(&folder, &["man"], 0);
     check_gone(&folder, &["completions", "bash"], 0);
     check_gone(&folder, &["investigate", &url, "--url-only", "--budget", "2s", "-v"], 0);
+}
+
+#[test]
+fn a_folder_of_somebody_else() {
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        crate::skip("being another user", "run as root");
+        return;
+    }
+    let (folder, server) = (Folder::new(), Server::start(|_| fine(1)));
+    let own = folder.path().join("perfwright");
+    std::fs::copy(env!("CARGO_BIN_EXE_perfwright"), &own).unwrap();
+    std::fs::create_dir(folder.path().join("closed")).unwrap();
+    for (path, mode) in
+        [(folder.path().to_path_buf(), 0o755), (folder.path().join("closed"), 0o700)]
+    {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let url = server.url("/");
+    let investigate = ["investigate", &url, "--budget", "2s", "--out", "closed"];
+    for (arguments, code) in [(&investigate[..], 2), (&["runs", "--out", "closed"][..], 2)] {
+        let mut command = Command::new(&own);
+        command.args(arguments).current_dir(folder.path()).uid(65_534).gid(65_534);
+        let ran = Running::start(&mut command).finish();
+        assert_eq!(ran.code, code, "{ran:#?}");
+        for word in ["error: cannot", "closed", "ermission denied", "hint:", "--out DIR"] {
+            assert!(ran.stderr.contains(word), "no {word}: {ran:#?}");
+        }
+    }
 }

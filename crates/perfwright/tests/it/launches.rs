@@ -187,3 +187,40 @@ fn an_inspector_is_closed_whatever_ends_us() {
     service.signal(libc::SIGTERM);
     service.finish();
 }
+
+#[test]
+fn what_left_its_group_is_ended_too() {
+    if Command::new("setsid").arg("--version").output().is_err() {
+        crate::skip("setsid", "install util-linux");
+        return;
+    }
+    for signal in [libc::SIGKILL, libc::SIGTERM] {
+        let (folder, listen) = (Folder::new(), format!("127.0.0.1:{}", free_port()));
+        let own = env!("CARGO_BIN_EXE_perfwright");
+        // A daemon in a session of its own, whose starter stays.
+        let script =
+            format!("setsid -f sleep 300; exec {own} demo-shop --listen {listen} --folder d");
+        let url = format!("http://{listen}/health");
+        let arguments = ["investigate", &url, "--budget", "20s", "--", "sh", "-c", &script];
+        let run = Running::start(folder.command(&arguments).env(MARK, folder.path()));
+        let mark = folder.path().display().to_string();
+        wait_until("the daemon runs", Duration::from_secs(20), || {
+            carrying(MARK, &mark).iter().any(|(_, command)| command.starts_with("sleep 300"))
+        });
+        run.signal(signal);
+        run.finish();
+        nothing_left(&folder, Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_leaves_nothing() {
+    let folder = Folder::new();
+    let run = Running::start(&mut shop(&folder, &["--budget", "20s"]));
+    std::thread::sleep(Duration::from_millis(2_000));
+    run.signal(libc::SIGINT);
+    std::thread::sleep(Duration::from_millis(20));
+    run.signal(libc::SIGINT);
+    assert_eq!(run.finish().code, 130);
+    nothing_left(&folder, Duration::from_secs(10));
+}
