@@ -47,6 +47,12 @@ impl Recorder {
         if self.flushed.elapsed() >= FLUSH_EVERY { self.flush() } else { Ok(()) }
     }
 
+    /// A window has ended: what is known of it is written now, if another one as long would keep it
+    /// waiting for more than a second.
+    pub(crate) fn settle(&mut self, window: Duration) -> Result<(), Error> {
+        if self.flushed.elapsed() + window >= FLUSH_EVERY { self.flush() } else { Ok(()) }
+    }
+
     /// Writes what is pending.
     pub(crate) fn flush(&mut self) -> Result<(), Error> {
         let window = (self.first, load::clock::now());

@@ -7,10 +7,10 @@ use std::os::fd::{AsRawFd, RawFd};
 /// Notes kept for the time after us.
 pub(crate) const NOTES: usize = 8;
 /// The note that says that nothing is left to undo.
-const DISMISSED: u16 = 0;
+const DISMISSED: u32 = 0;
 
 /// The latest notes, zero where there are fewer.
-pub(crate) type Notes = [u16; NOTES];
+pub(crate) type Notes = [u32; NOTES];
 
 /// A process that waits for our end. Dropping it sends it home with nothing done.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl DeathWatch {
     }
 
     /// Tells it something for the time after us, any number but zero.
-    pub(crate) fn note(&self, number: u16) {
+    pub(crate) fn note(&self, number: u32) {
         // A watch that was ended by somebody else only loses what it is for.
         let _ = (&self.alive).write_all(&number.to_ne_bytes());
     }
@@ -69,8 +69,8 @@ unsafe fn watch(fd: RawFd, kept: [RawFd; 4], undo: impl FnOnce(Notes)) -> ! {
         let mut notes = [0; NOTES];
         let mut next = 0;
         loop {
-            let mut note = 0u16;
-            match libc::read(fd, (&raw mut note).cast(), size_of::<u16>()) {
+            let mut note = 0u32;
+            match libc::read(fd, (&raw mut note).cast(), size_of::<u32>()) {
                 // A number this short arrives whole or not at all.
                 -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
                 -1 => libc::_exit(1),
@@ -136,9 +136,9 @@ mod tests {
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let told = |notes: Notes| {
-                let bytes = [notes[0].to_be_bytes(), notes[1].to_be_bytes()];
+                let bytes = [notes[0] as u8, notes[1] as u8];
                 // SAFETY: writes from a local into a descriptor that was kept.
-                unsafe { libc::write(fd, bytes.as_ptr().cast(), 4) };
+                unsafe { libc::write(fd, bytes.as_ptr().cast(), 2) };
             };
             // SAFETY: `told` makes one system call.
             if let Ok(watch) = unsafe { DeathWatch::start(&[fd], told) } {
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn it_acts_when_we_end_and_only_then() {
-        assert_eq!(said(false), [0, 7, 0, 9]);
+        assert_eq!(said(false), [7, 9]);
         assert!(said(true).is_empty());
     }
 }

@@ -34,10 +34,15 @@ impl Family {
         let carried = String::new();
         #[cfg(unix)]
         unix::own_session(command);
+        #[cfg(unix)]
+        // Before there is something to end: no moment is left in which a kill would leave it.
+        let watchdog = unix::watch(carried).ok();
         let child = command.spawn()?;
+        #[cfg(unix)]
+        watchdog.iter().for_each(|w| w.note(child.id()));
         Ok(Family {
             #[cfg(unix)]
-            watchdog: unix::watch(child.id() as i32, &carried).ok(),
+            watchdog,
             child,
             #[cfg(all(target_os = "linux", not(feature = "portable")))]
             mark,
@@ -128,7 +133,7 @@ impl Family {
 
 #[cfg(unix)]
 mod unix {
-    use crate::death_watch::DeathWatch;
+    use crate::death_watch::{DeathWatch, Notes};
     use std::io;
     use std::os::unix::process::CommandExt;
     use std::process::Command;
@@ -163,22 +168,26 @@ mod unix {
         })
     }
 
-    /// Ends the group, and all that carry `mark`, when we have ended without having done so.
-    pub(super) fn watch(group: i32, mark: &str) -> io::Result<DeathWatch> {
-        let end = |_| {
-            signal(group, mark, libc::SIGTERM);
+    /// Ends the group it is told of, and all that carry `mark`, when we have ended without having
+    /// done so.
+    pub(super) fn watch(mark: String) -> io::Result<DeathWatch> {
+        let end = |notes: Notes| {
+            signal(notes[0], &mark, libc::SIGTERM);
             // SAFETY: a plain sleep is async-signal-safe.
             unsafe { libc::sleep(super::super::GRACE.as_secs() as u32) };
-            signal(group, mark, libc::SIGKILL);
+            signal(notes[0], &mark, libc::SIGKILL);
         };
         // SAFETY: `end` only makes async-signal-safe calls on what was made before.
         unsafe { DeathWatch::start(&[], end) }
     }
 
     /// Allocates nothing and takes no lock: called in a fork.
-    fn signal(group: i32, mark: &str, signal: i32) {
-        // SAFETY: a plain signal.
-        unsafe { libc::kill(-group, signal) };
+    fn signal(group: u32, mark: &str, signal: i32) {
+        // Zero would be our own group, and one everything.
+        if let Some(group) = i32::try_from(group).ok().filter(|g| *g > 1) {
+            // SAFETY: a plain signal.
+            unsafe { libc::kill(-group, signal) };
+        }
         #[cfg(all(target_os = "linux", not(feature = "portable")))]
         super::super::orphans::signal(mark.as_bytes(), signal);
         #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]

@@ -99,6 +99,10 @@ impl Running {
         unsafe { libc::kill(self.pid(), signal) };
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_some()
+    }
+
     /// Waits for the end and takes the output.
     pub fn finish(mut self) -> Ran {
         let status = self.wait();

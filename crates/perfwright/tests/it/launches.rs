@@ -1,6 +1,7 @@
 //! Launched commands that end, hang or collide; and that nothing of them is left, whatever ends us.
 
 use crate::binary::{Folder, Ran, Running, carrying};
+use crate::server::{Server, fine};
 use crate::usage::check_in;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
@@ -140,9 +141,9 @@ fn killed_at_any_moment() {
     }
 }
 
-/// A Node service that burns 30 ms a request; its inspector would open on the port given.
+/// A Node service that burns 30 ms of CPU a request; its inspector would open on the port given.
 const BURNING: &str = "require('node:http').createServer((q, r) => { \
-    const end = Date.now() + 30; while (Date.now() < end); r.end('{}'); \
+    const from = process.cpuUsage().user; while (process.cpuUsage().user < from + 30000); r.end('{}'); \
     }).listen(+process.argv[1], '127.0.0.1')";
 
 fn is_open(port: u16) -> bool {
@@ -172,11 +173,22 @@ fn an_inspector_is_closed_whatever_ends_us() {
     for (signal, after) in [(libc::SIGKILL, 0), (libc::SIGKILL, 300), (libc::SIGINT, 100)] {
         let folder = Folder::new();
         let url = format!("http://127.0.0.1:{port}/");
-        let mut command =
-            folder.command(&["investigate", &url, "--attach", "--budget", "25s", "--seed", "1"]);
+        let mut command = folder.command(&[
+            "investigate",
+            &url,
+            "--attach",
+            "--budget",
+            "40s",
+            "--seed",
+            "1",
+            "-v",
+        ]);
         command.env(MARK, folder.path());
-        let run = Running::start(&mut command);
-        wait_until("it opens the inspector", Duration::from_secs(40), || is_open(inspector));
+        let mut run = Running::start(&mut command);
+        while !is_open(inspector) {
+            assert!(!run.has_ended(), "the inspector was not opened: {:#?}", run.finish());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(Duration::from_millis(after));
         run.signal(signal);
         run.finish();
@@ -223,4 +235,20 @@ fn a_second_signal_ends_at_once_and_leaves_nothing() {
     run.signal(libc::SIGINT);
     assert_eq!(run.finish().code, 130);
     nothing_left(&folder, Duration::from_secs(10));
+}
+
+/// Invariant 9 of the house: at most a second is lost, also when a request takes longer than that.
+#[test]
+fn a_killed_run_keeps_what_ended_more_than_a_second_ago() {
+    let (folder, server) = (Folder::new(), Server::start(|_| fine(1_500)));
+    let url = server.url("/");
+    let arguments = ["investigate", &url, "--url-only", "--budget", "20s", "--seed", "1"];
+    let run = Running::start(&mut folder.command(&arguments));
+    wait_until("a second request is sent", Duration::from_secs(20), || server.served() >= 2);
+    std::thread::sleep(Duration::from_millis(1_000));
+    run.signal(libc::SIGKILL);
+    run.finish();
+    let report = folder.run(&["report", "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+    assert_eq!(report["endpoints"][0]["requests"], 1, "{report:#}");
 }

@@ -56,7 +56,7 @@ impl Afterwards {
 
     /// The inspector may be, or soon be, on this port.
     pub(super) fn on_port(&self, port: u16) {
-        self.0.note(port);
+        self.0.note(u32::from(port));
     }
 }
 
@@ -92,7 +92,7 @@ fn close(process: i32, ports: Notes, frame: &[u8]) {
         if unsafe { libc::poll(&mut ended, 1, 0) } != 0 {
             return;
         }
-        if ports.iter().any(|port| *port != 0 && close_on(*port, frame)) {
+        if ports.iter().any(|port| *port != 0 && close_on(*port as u16, frame)) {
             return;
         }
         // SAFETY: a plain sleep.
