@@ -4,18 +4,20 @@ import argparse
 import signal
 import sys
 
-from . import check, compare_rules, compare_truth, environments
+from . import check, compare_rules, compare_truth, days, environments, one
 from .services import PORTS, RUNTIMES, SetupFailed
 
 EXAMPLES = """\
 EXAMPLES
   testbed/run check                            the truth services do what a plan says (no perfwright needed)
+  testbed/run one                              one N+1 in each runtime, found or not, in a minute
   testbed/run truth --seed 7                   200 plans over three runtimes, ledger against truth
   testbed/run truth --seed 7 --plans 12 --runtimes go --budget 5s
   testbed/run truth --seed 7 --foreign 20      under 20 other requests/s: do the intervals cover the truth?
   testbed/run rules --seed 7                   100 planted faults, 60 healthy requests, predictions
   testbed/run environments --seed 7            without rights, in namespaces, behind TLS: level, answer, manners (root)
   testbed/run environments --seed 7 --only remote,seccomp
+  testbed/run days --seed 7                    20 replays, 50 kills, 20 interrupts: what is left of them
   testbed/run --all --seed 7                   all of it
   PERFWRIGHT=path/to/perfwright testbed/run …  another binary than target/release/perfwright
 
@@ -35,7 +37,7 @@ def runtimes(text):
 def parser():
     top = argparse.ArgumentParser(prog="testbed/run", epilog=EXAMPLES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20, rules and environments")
+    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20, rules, environments and days")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--runtimes", type=runtimes, default=list(RUNTIMES), metavar="LIST",
                         help="default node,python,go; also node-cluster, gunicorn")
@@ -59,12 +61,18 @@ def parser():
     places.add_argument("--cases", type=int, default=2, help="faults in each environment (default 2)")
     places.add_argument("--only", type=lambda text: text.split(","), metavar="LIST",
                         help=", ".join(one.name for one in environments.ENVIRONMENTS))
+    single = commands.add_parser("one", parents=[common])
+    single.add_argument("--budget", default="12s", help="of each perfwright run (default 12s)")
+    bad = commands.add_parser("days", parents=[common, seeded])
+    bad.add_argument("--replays", type=int, default=20)
+    bad.add_argument("--kills", type=int, default=50)
+    bad.add_argument("--interrupts", type=int, default=20)
     top.add_argument("--seed", type=int, help="with --all")
     return top
 
 
 COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run,
-            "environments": environments.run}
+            "environments": environments.run, "days": days.run, "one": one.run}
 
 
 def main(arguments):
@@ -92,7 +100,7 @@ def run_all(top, options):
     seed = ["--seed", str(options.seed)]
     worst = 0
     for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed],
-                      ["environments", *seed]):
+                      ["environments", *seed], ["days", *seed]):
         print("\n## testbed/run %s\n" % " ".join(arguments), flush=True)
         worst = max(worst, COMMANDS[arguments[0]](top.parse_args(arguments)))
     return worst

@@ -359,7 +359,7 @@ def latency_problems(place, path, since, report):
         lines[row["line"]] = lines.get(row["line"], 0.0) + row["ms"]
     if not place.command:
         # in order of arrival: the probe, the warm-up, then the requests the latency rests on
-        totals = [answer["total"] / 1e6 for answer in served(place.port, path, since, host=place.host)]
+        totals = [answer["total"] / 1e6 for answer in served(place.port, path, [(since, time.monotonic_ns())], host=place.host)]
         solo = totals[WARM_UP:WARM_UP + endpoint["requests"]]
         truth = statistics.median(solo) if solo else 0.0
         # waiting for a core before the handler begins is not in the service's own account

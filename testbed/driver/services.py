@@ -14,7 +14,10 @@ from .client import HOST, Connection, RequestFailed
 
 TESTBED = Path(__file__).resolve().parent.parent
 REPOSITORY = TESTBED.parent
-PORTS = {"node": 25100, "node-cluster": 25110, "python": 25200, "gunicorn": 25210, "go": 25300, "supplier": 25080}
+# the first of the truth services' ports: moved, two comparisons run side by side
+FIRST_PORT = int(os.environ.get("TESTBED_TRUTH_PORT", "25100"))
+PORTS = {"node": FIRST_PORT, "node-cluster": FIRST_PORT + 10, "python": FIRST_PORT + 100,
+         "gunicorn": FIRST_PORT + 110, "go": FIRST_PORT + 200, "supplier": 25080}
 RUNTIMES = ("node", "python", "go")
 START_SECONDS = 60
 

@@ -163,8 +163,8 @@ fn cold(k: &Knowledge, name: &str) -> Option<f64> {
     (!values.is_empty()).then(|| round3(stats::mean(&values)))
 }
 
-/// Rows that sum, at three decimals, to the ledger's latency: each is rounded down and those with the
-/// largest remainders are rounded up.
+/// Rows that sum, at three decimals, to the ledger's latency: each is rounded down and those with
+/// the largest remainders are rounded up.
 pub fn rows(wall: &WallLedger) -> Vec<LedgerRow> {
     let micros: Vec<f64> = wall.entries.iter().map(|e| e.ns / 1e3).collect();
     let mut whole: Vec<f64> = micros.iter().map(|m| m.floor()).collect();

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 const UNEXPLAINED_MS: f64 = 3.0;
 /// Share of latency below which it leaves none undecided either.
 const UNEXPLAINED_SHARE: f64 = 0.1;
-/// Waiting without a reason that the ledger may keep, milliseconds: beyond it a traced pass names it.
+/// Waiting without a reason that the ledger may keep, milliseconds: a traced pass names what is
+/// beyond it.
 const NAMELESS_MS: f64 = 0.5;
 /// Share of latency that it may keep.
 const NAMELESS_SHARE: f64 = 0.01;

@@ -9,11 +9,9 @@ pub enum Error {
     #[error("no endpoint to investigate")]
     NoEndpoint,
     /// The plan needs a consent that was not given.
-    #[error("{method} {endpoint} may change data, and sending it was not agreed to")]
+    #[error("{endpoint} may change data, and sending it was not agreed to")]
     MutatingRefused {
-        /// Method.
-        method: String,
-        /// Endpoint name.
+        /// Endpoint name, which begins with the method.
         endpoint: String,
     },
     /// A request cannot be rendered.

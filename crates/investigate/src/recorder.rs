@@ -47,10 +47,17 @@ impl Recorder {
         if self.flushed.elapsed() >= FLUSH_EVERY { self.flush() } else { Ok(()) }
     }
 
+    /// A window has ended: what is known of it is written now, if another one as long would keep it
+    /// waiting for more than a second.
+    pub(crate) fn settle(&mut self, window: Duration) -> Result<(), Error> {
+        if self.flushed.elapsed() + window >= FLUSH_EVERY { self.flush() } else { Ok(()) }
+    }
+
     /// Writes what is pending.
     pub(crate) fn flush(&mut self) -> Result<(), Error> {
         let window = (self.first, load::clock::now());
         for (source, body) in std::mem::take(&mut self.pending) {
+            // What cannot be stored is not known either: each number shown can be traced.
             let piece = self.folder.append(&source, body, window, self.clock_error)?;
             self.evidence.push(piece);
         }
@@ -63,6 +70,11 @@ impl Recorder {
     pub(crate) fn knowledge(&mut self) -> Result<diagnose::Knowledge, Error> {
         self.flush()?;
         Ok(diagnose::Knowledge::new(&self.run, &self.evidence))
+    }
+
+    /// Everything stored so far: what can be said when nothing more can be stored.
+    pub(crate) fn known(&self) -> diagnose::Knowledge {
+        diagnose::Knowledge::new(&self.run, &self.evidence)
     }
 
     /// Whether any request of ours has been answered with success.

@@ -17,9 +17,10 @@ pub struct Outcome {
     pub report: Report,
     /// The run's folder.
     pub folder: PathBuf,
-    /// Whether the user or the circuit breaker ended it early.
-    pub stopped: bool,
-    /// The error that ended it early, when the target failed while it was measured.
+    /// Whether the user ended it early.
+    pub interrupted: bool,
+    /// The error that ended it early: the target or the observer failed while it was measured, or
+    /// what was measured could not be stored.
     pub failed: Option<Error>,
 }
 
@@ -55,16 +56,13 @@ pub fn investigate(
     let mut run = crate::experiments::setup::start(config, stop, events)?;
     let failed = match run.baseline().and_then(|()| run.deepen()) {
         Ok(()) => None,
+        // A request that was cut off by the user says nothing about the target.
+        Err(_) if stop.requested() && run.recorder.has_answers() => None,
         // What was measured before the target or the observer failed is still worth telling.
         Err(e) if run.recorder.has_answers() => Some(e),
-        Err(e) => {
-            run.close(Some(e.to_string()))?;
-            return Err(e);
-        }
+        Err(e) => return Err(run.give_up(e)),
     };
-    let ended = failed.as_ref().map(ToString::to_string);
-    let ended = ended.or_else(|| stop.requested().then(|| "interrupted".to_string()));
-    Ok(Outcome { failed, ..run.finish(ended)? })
+    Ok(run.finish(failed))
 }
 
 impl Run<'_> {
@@ -155,17 +153,26 @@ impl Run<'_> {
         Ok(Duration::from_nanos(stats::median(&warm).unwrap_or(0.0) as u64))
     }
 
-    fn finish(mut self, ended: Option<String>) -> Result<Outcome, Error> {
-        let stopped = ended.is_some();
-        self.close(ended)?;
-        let knowledge = self.recorder.knowledge()?;
-        let report = replay::conclude_from(&knowledge);
+    /// Ends a run that has answers. When they can no longer be stored, they are still told.
+    fn finish(mut self, failed: Option<Error>) -> Outcome {
+        let interrupted = self.stop.requested();
+        let ended = failed.as_ref().map(ToString::to_string);
+        let ended = ended.or_else(|| interrupted.then(|| "interrupted".to_string()));
+        let unstored = self.close(ended).err();
+        let report = replay::conclude_from(&self.recorder.known());
         let folder = self.recorder.folder().path().to_path_buf();
-        Ok(Outcome { report, folder, stopped, failed: None })
+        Outcome { report, folder, interrupted, failed: failed.or(unstored) }
+    }
+
+    /// Ends a run that has none; why is what the user is told, also when that cannot be stored.
+    pub(crate) fn give_up(&mut self, error: Error) -> Error {
+        let error = if self.stop.requested() { Error::Interrupted } else { error };
+        drop(self.close(Some(error.to_string())));
+        error
     }
 
     /// Undoes everything that was started and seals `run.json`.
-    pub(crate) fn close(&mut self, ended: Option<String>) -> Result<(), Error> {
+    fn close(&mut self, ended: Option<String>) -> Result<(), Error> {
         self.senses.close(&mut self.recorder)?;
         let seconds = self.started.elapsed().as_secs_f64();
         self.recorder.finish(ended, (seconds * 1e3).round() / 1e3)

@@ -221,6 +221,7 @@ impl Senses {
 
     fn end(&mut self, recorder: &mut Recorder, window: Window) -> Result<(), Error> {
         let id = window.id;
+        let length = Duration::from_nanos((window.end - window.start).0);
         recorder.add("load", EvidenceBody::Windows(vec![window]))?;
         if let Some(observer) = &mut self.observer {
             let batch = observer.end(id).map_err(|e| Error::Observer(e.to_string()))?;
@@ -233,7 +234,7 @@ impl Senses {
             recorder.add("spans", EvidenceBody::Spans(spans.take()))?;
             recorder.add("spans", EvidenceBody::Losses(spans.losses()))?;
         }
-        Ok(())
+        recorder.settle(length)
     }
 }
 

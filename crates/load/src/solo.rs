@@ -39,7 +39,8 @@ pub enum Stop {
 
 /// Whether these latencies are enough: the 90 % interval of their mean reaches at most `precision`
 /// of it (0.05 for 5 %) to either side, with at least 20 requests (10 when one takes more than
-/// 200 ms, 5 when more than a second), or the next request would not fit into `budget_left`. `None`: go on.
+/// 200 ms, 5 when more than a second), or the next request would not fit into `budget_left`.
+/// `None`: go on.
 pub fn enough(latencies: &[Nanos], precision: f64, budget_left: Nanos) -> Option<Stop> {
     let values: Vec<f64> = latencies.iter().map(|l| l.as_ms()).collect();
     let mean = mean(&values);

@@ -5,6 +5,8 @@
 
 pub mod client;
 pub mod clock;
+#[cfg(unix)]
+mod death_watch;
 pub mod host;
 pub mod launch;
 mod level;

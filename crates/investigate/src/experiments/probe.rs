@@ -12,6 +12,9 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let request = super::request(endpoint, 0, None)?;
     let (exchange, _) =
         run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, true)?;
+    if exchange.failure.is_some() && run.stop.requested() {
+        return Err(Error::Interrupted);
+    }
     let name = endpoint.name.clone();
     let error = match &exchange.failure {
         None => return run.say(&name),

@@ -46,10 +46,7 @@ pub(crate) fn start<'a>(
     };
     match prepare(&mut run, &first, salt) {
         Ok(()) => Ok(run),
-        Err(e) => {
-            run.close(Some(e.to_string()))?;
-            Err(e)
-        }
+        Err(e) => Err(run.give_up(e)),
     }
 }
 

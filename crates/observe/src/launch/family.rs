@@ -20,7 +20,7 @@ pub(super) struct Family {
     #[cfg(all(target_os = "linux", not(feature = "portable")))]
     mark: String,
     #[cfg(unix)]
-    watchdog: Option<unix::Watchdog>,
+    watchdog: Option<crate::death_watch::DeathWatch>,
 }
 
 impl Family {
@@ -28,12 +28,21 @@ impl Family {
     pub(super) fn start(command: &mut Command) -> io::Result<Family> {
         #[cfg(all(target_os = "linux", not(feature = "portable")))]
         let mark = linux::mark(command);
+        #[cfg(all(target_os = "linux", not(feature = "portable")))]
+        let carried = format!("{MARK}={mark}");
+        #[cfg(all(unix, not(all(target_os = "linux", not(feature = "portable")))))]
+        let carried = String::new();
         #[cfg(unix)]
         unix::own_session(command);
+        #[cfg(unix)]
+        // Before there is something to end: no moment is left in which a kill would leave it.
+        let watchdog = unix::watch(carried).ok();
         let child = command.spawn()?;
+        #[cfg(unix)]
+        watchdog.iter().for_each(|w| w.note(child.id()));
         Ok(Family {
             #[cfg(unix)]
-            watchdog: unix::Watchdog::start(child.id() as i32).ok(),
+            watchdog,
             child,
             #[cfg(all(target_os = "linux", not(feature = "portable")))]
             mark,
@@ -124,8 +133,8 @@ impl Family {
 
 #[cfg(unix)]
 mod unix {
-    use std::io::{self, PipeWriter, Write};
-    use std::os::fd::AsRawFd;
+    use crate::death_watch::{DeathWatch, Notes};
+    use std::io;
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
@@ -159,82 +168,30 @@ mod unix {
         })
     }
 
-    /// A process that does nothing but wait for our end, and then ends the group: the only thing
-    /// that helps against `kill -9`.
-    #[derive(Debug)]
-    pub(super) struct Watchdog {
-        pid: i32,
-        alive: PipeWriter,
+    /// Ends the group it is told of, and all that carry `mark`, when we have ended without having
+    /// done so.
+    pub(super) fn watch(mark: String) -> io::Result<DeathWatch> {
+        let end = |notes: Notes| {
+            signal(notes[0], &mark, libc::SIGTERM);
+            // SAFETY: a plain sleep is async-signal-safe.
+            unsafe { libc::sleep(super::super::GRACE.as_secs() as u32) };
+            signal(notes[0], &mark, libc::SIGKILL);
+        };
+        // SAFETY: `end` only makes async-signal-safe calls on what was made before.
+        unsafe { DeathWatch::start(&[], end) }
     }
 
-    impl Watchdog {
-        pub(super) fn start(group: i32) -> io::Result<Watchdog> {
-            let (reader, alive) = io::pipe()?;
-            // SAFETY: the child calls nothing but async-signal-safe functions and never returns.
-            match unsafe { libc::fork() } {
-                -1 => Err(io::Error::last_os_error()),
-                0 => unsafe { watch(reader.as_raw_fd(), group) },
-                pid => Ok(Watchdog { pid, alive }),
-            }
+    /// Allocates nothing and takes no lock: called in a fork.
+    fn signal(group: u32, mark: &str, signal: i32) {
+        // Zero would be our own group, and one everything.
+        if let Some(group) = i32::try_from(group).ok().filter(|g| *g > 1) {
+            // SAFETY: a plain signal.
+            unsafe { libc::kill(-group, signal) };
         }
-    }
-
-    impl Drop for Watchdog {
-        fn drop(&mut self) {
-            // It ends on the first byte without doing anything.
-            let _ = self.alive.write_all(b".");
-            // SAFETY: waits for our own child.
-            unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
-        }
-    }
-
-    /// # Safety
-    /// To be called in a fresh fork only.
-    unsafe fn watch(fd: i32, group: i32) -> ! {
-        // SAFETY: async-signal-safe calls on plain values and one local.
-        unsafe {
-            libc::setsid();
-            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
-                libc::signal(signal, libc::SIG_IGN);
-            }
-            close_all_but(fd);
-            let mut byte = 0u8;
-            let got = loop {
-                let got = libc::read(fd, (&raw mut byte).cast(), 1);
-                if got >= 0 {
-                    break got;
-                }
-            };
-            if got == 0 {
-                libc::kill(-group, libc::SIGTERM);
-                libc::sleep(super::super::GRACE.as_secs() as u32);
-                libc::kill(-group, libc::SIGKILL);
-            }
-            libc::_exit(0)
-        }
-    }
-
-    /// Our descriptors must not stay open through it: sockets and pipes would never end.
-    ///
-    /// # Safety
-    /// To be called in a fresh fork only.
-    unsafe fn close_all_but(fd: i32) {
-        let last = 1 << 16;
-        // SAFETY: closes descriptors of a process that needs only `fd`.
-        unsafe {
-            #[cfg(target_os = "linux")]
-            {
-                let (below, above) = (fd as u32 - 1, fd as u32 + 1);
-                if libc::syscall(libc::SYS_close_range, 0, below, 0) == 0
-                    && libc::syscall(libc::SYS_close_range, above, u32::MAX, 0) == 0
-                {
-                    return;
-                }
-            }
-            for other in (0..last).filter(|n| *n != fd) {
-                libc::close(other);
-            }
-        }
+        #[cfg(all(target_os = "linux", not(feature = "portable")))]
+        super::super::orphans::signal(mark.as_bytes(), signal);
+        #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+        let _ = mark;
     }
 }
 

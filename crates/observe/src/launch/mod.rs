@@ -2,10 +2,12 @@
 //!
 //! The command gets a session and process group of its own and is started without a shell. Its
 //! output goes, with secrets masked, into a bounded log. However we end, also by `kill -9`, its
-//! group is ended; on an orderly end so is every descendant that left the group.
+//! group is ended, and so is every descendant that left the group.
 
 mod family;
 mod log;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod orphans;
 
 use family::Family;
 use log::Log;

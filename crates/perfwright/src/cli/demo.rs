@@ -38,7 +38,8 @@ pub(super) struct ShopArgs {
 }
 
 pub(super) fn run(args: &DemoArgs, global: &Global, printer: Printer) -> Result<ExitStatus> {
-    let folder = std::env::temp_dir().join(format!("perfwright-demo-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
+    remove_orphans();
     let guard = Folder(folder.clone());
     if args.serve {
         demo::serve("127.0.0.1:0", folder, None, |line| printer.talk(line))?;
@@ -49,6 +50,25 @@ pub(super) fn run(args: &DemoArgs, global: &Global, printer: Printer) -> Result<
     let status = investigate::conduct(&config, args.format, None, printer);
     drop(guard);
     status
+}
+
+/// Begins the name of a shop's data folder; our process id ends it.
+const PREFIX: &str = "perfwright-demo-";
+
+/// Removes the data of demos that were killed: their process is gone, so nobody else will.
+fn remove_orphans() {
+    let proc = std::path::Path::new("/proc");
+    if !proc.join("self").exists() {
+        return; // Without /proc it cannot be told who lives.
+    }
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !proc.join(pid.to_string()).exists()) {
+            // Another user's stays.
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
+    }
 }
 
 /// Removes the shop's data when the demo ends.

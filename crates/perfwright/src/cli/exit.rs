@@ -15,6 +15,8 @@ pub(crate) enum ExitStatus {
     Target,
     /// 4: inconclusive: stopped before there was an answer.
     Inconclusive,
+    /// 130: ended by Ctrl-C or SIGTERM; what was recorded is kept and shown.
+    Interrupted,
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -25,6 +27,7 @@ impl From<ExitStatus> for ExitCode {
             ExitStatus::Error => 2,
             ExitStatus::Target => 3,
             ExitStatus::Inconclusive => 4,
+            ExitStatus::Interrupted => 130,
         })
     }
 }

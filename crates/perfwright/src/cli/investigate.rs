@@ -42,6 +42,9 @@ pub(super) struct InvestigateArgs {
     /// Longest time for one request
     #[arg(long, default_value = "60s", value_parser = duration)]
     timeout: Duration,
+    /// How long a launched command may take until it accepts connections
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    ready_within: Duration,
     /// Process of the service, when it cannot be found by its port
     #[arg(long)]
     pid: Option<i32>,
@@ -145,22 +148,28 @@ pub(super) fn conduct(
         signal_hook::flag::register(signal, stop.flag())?;
     }
     let outcome = ::investigate::investigate(config, &stop, &mut |event| tell(&event, printer))?;
-    runs::save(&outcome.folder, &outcome.report)?;
+    // Shown before it is stored: a full disk must not cost the answer.
     printer.data(&runs::render(&outcome.report, format, printer))?;
     if let Some(e) = &outcome.failed {
         printer.error(&e.to_string(), e.hint());
     }
-    Ok(status(&outcome, fail_on))
+    let status = status(&outcome, fail_on);
+    match runs::save(&outcome.folder, &outcome.report) {
+        Err(e) if outcome.failed.is_none() => Err(e),
+        _ => Ok(status),
+    }
 }
 
 fn status(outcome: &Outcome, fail_on: Option<Severity>) -> ExitStatus {
+    if outcome.interrupted {
+        return ExitStatus::Interrupted;
+    }
     if let Some(e) = &outcome.failed {
-        return if e.is_target_failure() { ExitStatus::Target } else { ExitStatus::Inconclusive };
+        return super::status_of_failure(e);
     }
     let worst = outcome.report.findings.iter().map(|f| f.severity).max();
     match (fail_on, worst) {
         (Some(limit), Some(worst)) if worst >= limit => ExitStatus::Finding,
-        _ if outcome.stopped => ExitStatus::Inconclusive,
         _ => ExitStatus::Success,
     }
 }
@@ -191,7 +200,7 @@ fn config(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<Co
             argv: args.command.clone(),
             directory: std::env::current_dir()?,
             environment: Vec::new(),
-            ready_within: Duration::from_secs(60),
+            ready_within: args.ready_within,
         })
     });
     let observer = match &args.observer {

@@ -27,7 +27,7 @@ EXAMPLES
 
 EXIT CODES
   0 fine   1 finding at or above --fail-on   2 usage or tool error   3 the target failed
-  4 inconclusive";
+  4 inconclusive   130 interrupted: what was recorded is kept and shown";
 
 /// A performance engineer in one binary: where does every millisecond of a request go, why, and
 /// what would fix it.
@@ -97,19 +97,31 @@ pub(crate) fn main() -> ExitStatus {
             let help = !e.use_stderr();
             // clap chooses the stream: help to stdout, usage errors to stderr.
             return match e.print() {
-                Ok(()) if help => ExitStatus::Success,
+                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitStatus::Error,
+                // A reader that has seen enough, as `head` has, is no error.
+                _ if help => ExitStatus::Success,
                 _ => ExitStatus::Error,
             };
         }
     };
     let printer = Printer::new(cli.global.quiet, cli.global.verbose);
+    survive_file_limit();
     match run(cli, printer) {
         Ok(status) => status,
         Err(e) => {
-            printer.error(&format!("{e:#}"), &hint_of(&e));
+            let (message, hint) = told(&e);
+            printer.error(&message, &hint);
             status_of(&e)
         }
     }
+}
+
+/// Beyond a limit of file size the kernel sends a signal that kills; caught, the write fails with
+/// an error that can be told. Not ignored: a launched command would inherit that.
+fn survive_file_limit() {
+    let seen = std::sync::Arc::default();
+    // Where the signal cannot be caught, it stays as it was.
+    drop(signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen));
 }
 
 fn run(cli: Cli, printer: Printer) -> Result<ExitStatus> {
@@ -133,20 +145,32 @@ fn root(global: &Global) -> PathBuf {
     global.out.clone().unwrap_or_else(|| PathBuf::from(".perfwright")).join("runs")
 }
 
-fn hint_of(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<::investigate::Error>() {
-        Some(e) => e.hint().into(),
-        None => match error.downcast_ref::<workload::UsageError>() {
-            Some(e) => e.hint.clone(),
-            None => String::new(),
-        },
+/// What happened, and the next step. An error of a library says both in one sentence: `what: why;
+/// next step`.
+fn told(error: &anyhow::Error) -> (String, String) {
+    let message = format!("{error:#}");
+    if let Some(e) = error.downcast_ref::<workload::UsageError>() {
+        return (message, e.hint.clone());
+    }
+    let split = message.rsplit_once("; ").filter(|_| !message.contains("\nhint: "));
+    match (error.downcast_ref::<::investigate::Error>(), split) {
+        (Some(::investigate::Error::Store(_)) | None, Some((what, hint))) => {
+            (what.into(), hint.into())
+        }
+        (Some(e), _) => (message, e.hint().into()),
+        (None, None) => (message, String::new()),
     }
 }
 
 fn status_of(error: &anyhow::Error) -> ExitStatus {
-    match error.downcast_ref::<::investigate::Error>() {
-        Some(::investigate::Error::Interrupted) => ExitStatus::Inconclusive,
-        Some(e) if e.is_target_failure() => ExitStatus::Target,
+    error.downcast_ref::<::investigate::Error>().map_or(ExitStatus::Error, status_of_failure)
+}
+
+fn status_of_failure(error: &::investigate::Error) -> ExitStatus {
+    match error {
+        ::investigate::Error::Interrupted => ExitStatus::Interrupted,
+        ::investigate::Error::Observer(_) => ExitStatus::Inconclusive,
+        e if e.is_target_failure() => ExitStatus::Target,
         _ => ExitStatus::Error,
     }
 }

@@ -1,5 +1,4 @@
 //! The printer: the only place that writes. Data to stdout, talk to stderr.
-#![expect(clippy::print_stderr, reason = "the binary's one place that prints")]
 
 use std::io::{IsTerminal, Write};
 
@@ -50,34 +49,36 @@ impl Printer {
     /// Talk.
     pub(crate) fn talk(self, text: &str) {
         if self.verbosity >= Verbosity::Normal {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
     /// Talk for those who asked for more.
     pub(crate) fn detail(self, text: &str) {
         if self.verbosity >= Verbosity::Verbose {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
     /// A warning with its next step.
     pub(crate) fn warning(self, message: &str, hint: &str) {
+        let (message, hint) = own_hint(message, hint);
         if self.verbosity >= Verbosity::Normal {
-            eprintln!("{} {message}", self.paint("33", "warning:"));
+            say(&format!("{} {message}", self.paint("33", "warning:")));
             self.hint(hint);
         }
     }
 
     /// An error with its next step.
     pub(crate) fn error(self, message: &str, hint: &str) {
-        eprintln!("{} {message}", self.paint("31;1", "error:"));
+        let (message, hint) = own_hint(message, hint);
+        say(&format!("{} {message}", self.paint("31;1", "error:")));
         self.hint(hint);
     }
 
     fn hint(self, hint: &str) {
         if !hint.is_empty() {
-            eprintln!("  {} {hint}", self.paint("36", "hint:"));
+            say(&format!("  {} {hint}", self.paint("36", "hint:")));
         }
     }
 
@@ -92,9 +93,9 @@ impl Printer {
 
     /// Rewrites the current line of talk.
     pub(crate) fn live(self, text: &str) {
-        eprint!("\r\x1b[K{text}");
+        let mut err = std::io::stderr().lock();
         // A terminal that went away only loses this line.
-        drop(std::io::stderr().flush());
+        drop(write!(err, "\r\x1b[K{text}").and_then(|()| err.flush()));
     }
 
     /// Whether data may be coloured.
@@ -113,4 +114,14 @@ impl Printer {
         let terminal = || terminal_size::terminal_size().map(|(w, _)| usize::from(w.0));
         columns.or_else(terminal).unwrap_or(100).clamp(60, 160)
     }
+}
+
+/// A message that brings its own hint knows better than the kind of error it is wrapped in.
+fn own_hint<'a>(message: &'a str, hint: &'a str) -> (&'a str, &'a str) {
+    message.split_once("\nhint: ").unwrap_or((message, hint))
+}
+
+/// One line to stderr. Nobody listening there, as after `2>&1 | head -1`, is no reason to stop.
+fn say(line: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{line}"));
 }

@@ -2,8 +2,9 @@
 
 use super::exit::ExitStatus;
 use super::printer::Printer;
+use super::workload::usage;
 use super::{Format, Global, root};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use evidence::Report;
 use std::path::PathBuf;
@@ -59,7 +60,7 @@ pub(super) fn save(folder: &std::path::Path, report: &Report) -> Result<()> {
 }
 
 fn folder(run: &str, global: &Global) -> Result<PathBuf> {
-    store::resolve(&root(global), run).with_context(|| format!("no run {run}"))
+    Ok(store::resolve(&root(global), run)?)
 }
 
 /// Shows the stored report; a run that was killed before it wrote one is replayed.
@@ -67,8 +68,10 @@ pub(super) fn report(args: &ReportArgs, global: &Global, printer: Printer) -> Re
     let folder = folder(&args.run, global)?;
     let stored = folder.join("report.json");
     let report = match std::fs::read(&stored) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is not a report", stored.display()))?,
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+            let message = format!("{} is damaged: {e}", stored.display());
+            usage(message, format!("perfwright replay {} recomputes it", args.run))
+        })?,
         Err(_) => {
             printer.talk("the run has no report yet: recomputing it from its evidence");
             replayed(&folder, printer)?

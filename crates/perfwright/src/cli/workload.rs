@@ -58,8 +58,7 @@ pub(super) fn build(given: &Given) -> Result<(Workload, Vec<String>)> {
         None => None,
     };
     if let Some(path) = given.har {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = std::fs::read(path).map_err(|e| unreadable(path, &e))?;
         let (mut found, problems) =
             formats::har::parse(&bytes).with_context(|| format!("{}", path.display()))?;
         remarks.extend(problems.iter().map(|p| format!("{}: {p}", path.display())));
@@ -109,10 +108,19 @@ fn login(
     base: Option<&str>,
     endpoints: &[Endpoint],
 ) -> Result<evidence::RequestTemplate> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
     let base = base.or(endpoints.first().map(|e| e.template.url.as_str()));
     formats::login::parse(&text, base).with_context(|| format!("login file {}", path.display()))
+}
+
+/// A file named on the command line that is not there, or not text where text is needed.
+fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    let message = format!("cannot read {}: {error}", path.display());
+    usage(message, format!("check the path; it is looked up from {}", here()))
+}
+
+fn here() -> String {
+    std::env::current_dir().map_or_else(|_| "here".into(), |d| d.display().to_string())
 }
 
 /// A file that a curl command's body is put together from.

@@ -72,8 +72,13 @@ fn of_marker(calls: Vec<Call>, marker: &str) -> Vec<Call> {
     calls.into_iter().filter(|c| c.connection == connection).collect()
 }
 
-/// Runs `client` against the server by capture and by proxy. It returns what it sent.
-fn check(address: SocketAddr, marker: &str, client: impl Fn(SocketAddr) -> Vec<Wanted>) {
+/// Runs `client` against the server by capture and by proxy. It returns what it sent; the calls the
+/// proxy saw are handed on.
+fn check(
+    address: SocketAddr,
+    marker: &str,
+    client: impl Fn(SocketAddr) -> Vec<Wanted>,
+) -> Vec<Call> {
     let judge = |calls: Vec<Call>, wanted: &[Wanted], how: &str| -> Vec<Call> {
         let calls = of_marker(calls, marker);
         let connects = calls.iter().filter(|c| c.operation == Operation::Connect).count();
@@ -88,7 +93,8 @@ fn check(address: SocketAddr, marker: &str, client: impl Fn(SocketAddr) -> Vec<W
             })
             .collect();
         // Drivers set the session up before what we ask of them.
-        let from = got.len().checked_sub(wanted.len()).expect("calls are missing");
+        let from = got.len().checked_sub(wanted.len());
+        let from = from.unwrap_or_else(|| panic!("{how}: calls are missing of {got:#?}"));
         assert_eq!(&got[from..], wanted, "{how}");
         assert!(got[..from].iter().all(|w| w.operation != Operation::Push), "{how}");
         assert!(calls.iter().all(|c| c.start <= c.end && c.text_known), "{how}");
@@ -108,8 +114,8 @@ fn check(address: SocketAddr, marker: &str, client: impl Fn(SocketAddr) -> Vec<W
     let wanted = client(proxy.address());
     std::thread::sleep(Duration::from_millis(50));
     proxy.flush();
-    judge(proxy.take_calls(), &wanted, "proxy");
     assert_eq!(proxy.losses(), wire::Losses::default());
+    judge(proxy.take_calls(), &wanted, "proxy")
 }
 
 pub fn settle(capture: &mut Capture, decoder: &mut Decoder) {
@@ -139,8 +145,27 @@ fn marker(of: &str) -> String {
 fn postgres() {
     if let Some(address) = service("PERFWRIGHT_PG", "TESTBED_PG_PORT", 25432) {
         let marker = marker("pg");
-        check(address, &marker, |a| clients::postgres(a, &marker));
+        let calls = check(address, &marker, |a| clients::postgres(a, &marker));
+        one_value_has_one_hash(&calls);
     }
+}
+
+/// A binary int4 column, a binary int8 parameter, an inlined literal and a text column.
+fn one_value_has_one_hash(calls: &[Call]) {
+    let executed = |start: &str| {
+        let is = |c: &&Call| c.operation == Operation::Execute && c.text.starts_with(start);
+        calls.iter().filter(is).collect::<Vec<_>>()
+    };
+    let r = Redactor::new(KEY);
+    let series = executed("SELECT g AS")[0];
+    assert_eq!(series.params, [r.hash_integer(5)]);
+    assert!(series.columns[0].values.contains(&r.hash_integer(2)));
+    let inserts = executed("INSERT INTO w");
+    assert_eq!(inserts[2].params, [r.hash_integer(2), r.hash(b"it's")]);
+    let select = executed("SELECT * FROM w")[0];
+    assert_eq!(select.params[2..], inserts[2].params);
+    assert!(select.columns[0].values.contains(&inserts[2].params[0]));
+    assert_eq!(select.columns[1].values, [inserts[2].params[1]]);
 }
 
 #[test]

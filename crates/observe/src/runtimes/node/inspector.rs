@@ -2,8 +2,10 @@
 //!
 //! Opening is the only touch of the process, needs consent, and prints two lines on its standard
 //! error. The signal is sent only to a process that catches it, on a handle that cannot be taken
-//! over by another process meanwhile. What was opened here is closed here, also on errors.
+//! over by another process meanwhile. What was opened here is closed here, also on errors, and by
+//! [`super::afterwards`] when we are killed.
 
+use super::afterwards::Afterwards;
 use super::sockets::{self, Listening};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,9 +39,8 @@ const LIST_LIMIT: u64 = 1 << 20;
 /// Pause between two looks at the port.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Module that closes and opens the inspector, in CommonJS, in modules and in bundles.
-const MODULE: &str = "(globalThis.process?.getBuiltinModule?.('node:inspector') ?? \
-    (typeof require === 'function' ? require : process.mainModule.require)('inspector'))";
+/// Closes the inspector from within.
+const CLOSE: &str = "inspector.close()";
 
 /// Why the inspector cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,7 @@ pub struct Inspector {
     ours: bool,
     socket: Option<WebSocket<TcpStream>>,
     last_id: u64,
+    afterwards: Option<Afterwards>,
 }
 
 /// An inspector that may open after we gave up waiting, because the process was busy.
@@ -128,6 +130,7 @@ pub struct Inspector {
 pub struct LateInspector {
     pid: i32,
     before: BTreeSet<u16>,
+    afterwards: Option<Afterwards>,
 }
 
 #[derive(Deserialize)]
@@ -149,28 +152,51 @@ impl Inspector {
     ) -> Result<Inspector, (InspectorError, Option<LateInspector>)> {
         let plain = |error| (error, None);
         let (port, asked) = debug_port(pid);
-        let (port, ours) = match sockets::listening(pid, port) {
-            Listening::Itself if asked => (port, false),
-            Listening::Nobody => {
-                let before = sockets::own_ports(pid);
-                signal(pid, start_ticks).map_err(plain)?;
-                match wait_for_new(pid, port, &before) {
-                    Some(port) => (port, true),
-                    None => {
-                        let late = LateInspector { pid, before };
-                        return Err((InspectorError::OwnHandler(pid), Some(late)));
-                    }
-                }
-            }
+        let mut inspector = match sockets::listening(pid, port) {
+            Listening::Itself if asked => Inspector::on(pid, port),
+            Listening::Nobody => Inspector::provoke(pid, start_ticks, port)?,
             _ => return Err(plain(InspectorError::PortTaken { pid, port })),
         };
-        let mut inspector = Inspector { pid, port, ours, socket: None, last_id: 0 };
         match inspector.connect() {
             Ok(()) => Ok(inspector),
             Err(error) => {
                 // Dropping closes what was opened.
                 drop(inspector);
                 Err(plain(error))
+            }
+        }
+    }
+
+    /// One that is open already, and not ours.
+    fn on(pid: i32, port: u16) -> Inspector {
+        Inspector { pid, port, ours: false, socket: None, last_id: 0, afterwards: None }
+    }
+
+    /// Has the process open its inspector, on `port` as far as is known.
+    fn provoke(
+        pid: i32,
+        start_ticks: u64,
+        port: u16,
+    ) -> Result<Inspector, (InspectorError, Option<LateInspector>)> {
+        let plain = |error| (error, None);
+        let before = sockets::own_ports(pid);
+        let afterwards = Afterwards::start(pid, start_ticks, &within(CLOSE))
+            .map_err(|error| plain(InspectorError::Denied { pid, error }))?;
+        if port != 0 {
+            afterwards.on_port(port);
+        }
+        signal(pid, start_ticks).map_err(plain)?;
+        let afterwards = Some(afterwards);
+        match wait_for_new(pid, port, &before) {
+            Some(port) => {
+                afterwards.iter().for_each(|a| a.on_port(port));
+                let mut inspector = Inspector::on(pid, port);
+                (inspector.ours, inspector.afterwards) = (true, afterwards);
+                Ok(inspector)
+            }
+            None => {
+                let late = LateInspector { pid, before, afterwards };
+                Err((InspectorError::OwnHandler(pid), Some(late)))
             }
         }
     }
@@ -297,7 +323,8 @@ impl Inspector {
         let pid = self.pid;
         let port =
             sockets::free_port(pid).map_err(|error| InspectorError::Denied { pid, error })?;
-        self.run(&format!("const i = {MODULE}; i.close(); i.open({port}, '127.0.0.1')"));
+        self.afterwards.iter().for_each(|a| a.on_port(port));
+        self.run(&format!("{CLOSE}; inspector.open({port}, '127.0.0.1')"));
         self.port = port;
         if !wait_for(pid, port, Listening::Itself, OPEN_TIMEOUT) {
             return Err(self.fail("it did not open on another port"));
@@ -313,7 +340,7 @@ impl Inspector {
     /// Runs a statement that ends the connection.
     fn run(&mut self, statement: &str) {
         let parameters = json!({
-            "expression": format!("(() => {{ {statement} }})()"),
+            "expression": within(statement),
             "includeCommandLineAPI": true,
             "silent": true,
         });
@@ -347,7 +374,7 @@ impl Inspector {
                 return Ok(());
             }
             if self.socket.is_some() || self.connect().is_ok() {
-                self.run(&format!("{MODULE}.close()"));
+                self.run(CLOSE);
             }
             if wait_for(pid, port, Listening::Nobody, CLOSE_TIMEOUT) {
                 return Ok(());
@@ -369,10 +396,10 @@ impl LateInspector {
     ///
     /// # Errors
     /// [`InspectorError::StillOpen`] when it cannot be closed.
-    pub fn close(self) -> Result<(), InspectorError> {
-        let pid = self.pid;
+    pub fn close(mut self) -> Result<(), InspectorError> {
+        let (pid, _until_here) = (self.pid, self.afterwards.take());
         for port in sockets::own_ports(pid).difference(&self.before) {
-            let mut found = Inspector { pid, port: *port, ours: false, socket: None, last_id: 0 };
+            let mut found = Inspector::on(pid, *port);
             // Only what answers as an inspector is one; the service may have opened a port too.
             if found.connect().is_ok() {
                 found.ours = true;
@@ -381,6 +408,14 @@ impl LateInspector {
         }
         Ok(())
     }
+}
+
+/// A statement that can use `inspector`, the module that closes and opens it, in CommonJS, in
+/// modules and in bundles.
+fn within(statement: &str) -> String {
+    let module = "globalThis.process?.getBuiltinModule?.('node:inspector') ?? \
+        (typeof require === 'function' ? require : process.mainModule.require)('inspector')";
+    format!("(() => {{ const inspector = {module}; {statement} }})()")
 }
 
 /// Body of an HTTP answer. Node keeps the connection open, so the stated length must be obeyed.

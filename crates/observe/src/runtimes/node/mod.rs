@@ -1,6 +1,8 @@
 //! Node.js: V8's own CPU profiler, through the inspector of a running process or from the files
 //! that `--cpu-prof` writes.
 
+#[cfg(target_os = "linux")]
+mod afterwards;
 pub mod cpuprofile;
 #[cfg(target_os = "linux")]
 mod inspector;

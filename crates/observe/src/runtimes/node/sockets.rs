@@ -87,16 +87,22 @@ pub fn free_port(pid: i32) -> io::Result<u16> {
     within(pid, || TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().map(|a| a.port()))
 }
 
+/// The network namespace of `pid`, when it is not ours.
+///
+/// # Errors
+/// It is gone, or looking is not allowed.
+pub fn foreign_namespace(pid: i32) -> io::Result<Option<File>> {
+    let theirs = format!("/proc/{pid}/ns/net");
+    let same = fs::read_link(&theirs)? == fs::read_link("/proc/self/ns/net")?;
+    if same { Ok(None) } else { File::open(theirs).map(Some) }
+}
+
 /// Runs `work` in the network namespace of `pid`, on a thread of its own when that is another one.
 fn within<T: Send + 'static>(
     pid: i32,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let theirs = format!("/proc/{pid}/ns/net");
-    if fs::read_link(&theirs)? == fs::read_link("/proc/self/ns/net")? {
-        return work();
-    }
-    let namespace = File::open(theirs)?;
+    let Some(namespace) = foreign_namespace(pid)? else { return work() };
     let thread = std::thread::Builder::new().name("namespace".into()).spawn(move || {
         // SAFETY: the descriptor is open; only this thread changes its namespace, and it ends here.
         match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {

@@ -35,8 +35,6 @@ pub fn postgres(a: SocketAddr, marker: &str) -> Vec<Wanted> {
     let mut w = vec![
         wanted(Prepare, &series_text, None),
         wanted(Execute, &series_text, Some(5)),
-        // The driver closes the statement it made for one query.
-        wanted(Session, "close statement", None),
         wanted(Session, "BEGIN", None),
         wanted(Execute, "CREATE TEMP TABLE w (id int8, name text) ON COMMIT DROP", None),
         wanted(Prepare, "INSERT INTO w VALUES ($1, $2)", None),

@@ -94,6 +94,9 @@ fn join(parts: &[Vec<u8>]) -> Vec<u8> {
 pub fn scripts() -> Vec<Script> {
     let mut all = simple();
     all.extend(extended());
+    all.extend(prepared());
+    all.extend(copied());
+    all.extend(flushed_and_unknown());
     all.extend(sessions());
     all
 }
@@ -192,6 +195,11 @@ fn extended() -> Vec<Script> {
                 postgres execute [DELETE FROM t] 600-700 b2 54>30 rows=4
             ",
         },
+    ]
+}
+
+fn prepared() -> Vec<Script> {
+    vec![
         Script {
             name: "prepare, execute twice, an error in a pipeline skips to Sync",
             opened: false,
@@ -224,29 +232,37 @@ fn extended() -> Vec<Script> {
                 postgres session [close statement] 800-900 b4 14>11
             ",
         },
-        Script {
-            name: "COPY by the extended protocol: Sync during the copy is ignored",
-            opened: false,
-            says: vec![
-                c(join(&[parse("", "COPY t FROM STDIN"), bind("", false, &[]), execute(), sync()])),
-                s(join(&[m(b'1', &[]), m(b'2', &[]), m(b'G', &[0, 0, 0])])),
-                c(join(&[m(b'd', b"1\n"), m(b'c', &[]), sync()])),
-                s(join(&[done("COPY 1"), ready()])),
-                c(join(&[parse("", "COPY t FROM STDIN"), bind("", false, &[]), execute(), sync()])),
-                s(join(&[m(b'1', &[]), m(b'2', &[]), m(b'G', &[0, 0, 0])])),
-                c(m(b'd', b"bad\n")),
-                s(error("22P04")),
-                c(join(&[m(b'c', &[]), sync()])),
-                s(ready()),
-                c(q("SELECT 1 FROM t")),
-                s(join(&[done("SELECT 0"), ready()])),
-            ],
-            calls: "
+    ]
+}
+
+fn copied() -> Vec<Script> {
+    vec![Script {
+        name: "COPY by the extended protocol: Sync during the copy is ignored",
+        opened: false,
+        says: vec![
+            c(join(&[parse("", "COPY t FROM STDIN"), bind("", false, &[]), execute(), sync()])),
+            s(join(&[m(b'1', &[]), m(b'2', &[]), m(b'G', &[0, 0, 0])])),
+            c(join(&[m(b'd', b"1\n"), m(b'c', &[]), sync()])),
+            s(join(&[done("COPY 1"), ready()])),
+            c(join(&[parse("", "COPY t FROM STDIN"), bind("", false, &[]), execute(), sync()])),
+            s(join(&[m(b'1', &[]), m(b'2', &[]), m(b'G', &[0, 0, 0])])),
+            c(m(b'd', b"bad\n")),
+            s(error("22P04")),
+            c(join(&[m(b'c', &[]), sync()])),
+            s(ready()),
+            c(q("SELECT 1 FROM t")),
+            s(join(&[done("SELECT 0"), ready()])),
+        ],
+        calls: "
                 postgres execute [COPY t FROM STDIN] 100-400 b1 75>36 rows=1
                 postgres execute [COPY t FROM STDIN] 500-800 b2 67>72 error=22P04
                 postgres execute [SELECT ? FROM t] 1100-1200 b4 21>20 rows=0 params=1
             ",
-        },
+    }]
+}
+
+fn flushed_and_unknown() -> Vec<Script> {
+    vec![
         Script {
             name: "Flush instead of Sync (asyncpg), portal suspended",
             opened: false,

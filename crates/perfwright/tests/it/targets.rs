@@ -1,0 +1,130 @@
+//! Targets that are absent, broken, hostile, or die: exit code 3, what happened, a hint, a run that
+//! reads back.
+
+use crate::binary::{Folder, Ran};
+use crate::server::{Server, Step, answer, fine};
+use crate::usage::check_in;
+use std::time::Duration;
+
+/// Investigates `server` for a moment by its URL alone.
+fn investigate(folder: &Folder, server: &Server, more: &[&str]) -> Ran {
+    let url = server.url("/");
+    let mut arguments = vec!["investigate", &url, "--url-only", "--budget", "3s", "--seed", "1"];
+    arguments.extend(more);
+    folder.run(&arguments)
+}
+
+/// The server's answer ends the run with 3 and these words; the run that is left says why.
+#[track_caller]
+fn check(says: &[&str], script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'static) -> Ran {
+    let (folder, server) = (Folder::new(), Server::start(script));
+    let url = server.url("/");
+    let arguments =
+        ["investigate", &url, "--url-only", "--budget", "3s", "--timeout", "1s", "--seed", "1"];
+    let ran = check_in(&folder, &arguments, 3, says);
+    assert_eq!(ran.stdout, "");
+    let run = folder.only_run();
+    let stored = std::fs::read_to_string(run.join("run.json")).unwrap();
+    assert!(stored.contains("\"stopped\""), "{stored}");
+    let again = folder.run(&["report"]);
+    assert_eq!(again.code, 0, "{again:#?}");
+    ran
+}
+
+#[test]
+fn nobody_there() {
+    let folder = Folder::new();
+    let closed = Server::start(|_| fine(0)).port;
+    let url = format!("http://127.0.0.1:{closed}/");
+    let arguments = ["investigate", &url, "--budget", "3s"];
+    // The port was just closed: nobody listens there.
+    check_in(
+        &folder,
+        &arguments,
+        3,
+        &["error: GET /", "does not answer", "refused", "hint:", "port"],
+    );
+    let arguments = ["investigate", "http://no-such-host.invalid/", "--budget", "3s"];
+    check_in(&folder, &arguments, 3, &["error: GET /", "no-such-host.invalid", "hint:"]);
+    let doctor = folder.run(&["doctor", &url]);
+    assert_eq!(doctor.code, 0, "{doctor:#?}");
+    assert!(doctor.stdout.contains("L0"), "{doctor:#?}");
+}
+
+#[test]
+fn answers_that_are_no_success() {
+    check(&["error: GET / answers HTTP 500", "hint:", "curl"], |_| {
+        answer("500 Internal Server Error", "", "oops")
+    });
+    check(&["error: GET / answers HTTP 404", "hint:"], |_| answer("404 Not Found", "", ""));
+    check(&["asks for a login (HTTP 401)", "hint:", "--login"], |_| {
+        answer("401 Unauthorized", "www-authenticate: Basic realm=\"x\"\r\n", "")
+    });
+    check(&["asks for a login", "hint:", "--cookie"], |_| {
+        answer("302 Found", "location: /login?next=%2F\r\n", "")
+    });
+    let form = "<html><form action=/session method=post><input name=user>\
+                <input type=password name=pw></form></html>";
+    check(&["asks for a login", "hint:", "--login"], move |_| {
+        answer("200 OK", "content-type: text/html\r\n", form)
+    });
+}
+
+#[test]
+fn slow_broken_and_hostile_answers() {
+    let send = |text: &str| Step::Send(text.to_string());
+    check(&["does not answer", "hint:"], |_| vec![Step::Wait(Duration::from_secs(30))]);
+    check(&["does not answer", "hint:"], |_| vec![Step::Close]);
+    check(&["does not answer", "hint:"], move |_| {
+        vec![send("SSH-2.0-OpenSSH_9.2\r\n"), Step::Close]
+    });
+    check(&["does not answer", "hint:"], move |_| {
+        vec![send("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nshort"), Step::Close]
+    });
+    check(&["does not answer", "hint:"], move |_| {
+        vec![send("HTTP/1.1 200 OK\r\n"), Step::Endless("x-header: again and again\r\n".into())]
+    });
+    check(&["does not answer", "hint:"], move |_| {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        vec![send(head), send("zzzz\r\nnonsense\r\n")]
+    });
+    let ran = check(&["does not answer", "hint:"], move |_| {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        vec![send(head), Step::Endless(format!("2000\r\n{}\r\n", "x".repeat(0x2000)))]
+    });
+    assert!(ran.took < Duration::from_secs(20), "{ran:#?}");
+}
+
+#[test]
+fn a_login_that_fails() {
+    let (folder, server) = (Folder::new(), Server::start(|_| answer("403 Forbidden", "", "no")));
+    folder
+        .write("login.http", "POST /session\ncontent-type: application/json\n\n{\"user\":\"a\"}\n");
+    let url = server.url("/");
+    let arguments = ["investigate", &url, "--url-only", "--budget", "3s", "--login", "login.http"];
+    check_in(&folder, &arguments, 3, &["error: the login request failed", "403", "hint:"]);
+}
+
+#[test]
+fn a_target_that_dies_is_reported_as_far_as_it_was_measured() {
+    let (folder, server) = (Folder::new(), Server::dying(16));
+    let ran = investigate(&folder, &server, &[]);
+    assert_eq!(ran.code, 3, "{ran:#?}");
+    assert!(ran.stderr.contains("error: the target stopped answering"), "{ran:#?}");
+    assert!(ran.stderr.contains("hint:"), "{ran:#?}");
+    assert!(ran.stdout.contains("where the time goes"), "{ran:#?}");
+    let again = folder.run(&["report"]);
+    assert_eq!((again.code, &again.stdout), (0, &ran.stdout));
+}
+
+#[test]
+fn a_target_that_begins_to_fail_is_left_alone() {
+    let folder = Folder::new();
+    let server = Server::start(|n| match n {
+        0..14 => fine(2),
+        _ => answer("503 Service Unavailable", "", ""),
+    });
+    let ran = investigate(&folder, &server, &[]);
+    assert!(ran.stderr.contains("warning: stopped driving"), "{ran:#?}");
+    assert!(server.served() < 200, "{} requests were sent", server.served());
+}
