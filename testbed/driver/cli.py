@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from . import check, compare_rules, compare_truth
+from . import check, compare_apps, compare_rules, compare_truth
 from .services import PORTS, RUNTIMES, SetupFailed
 
 EXAMPLES = """\
@@ -14,6 +14,8 @@ EXAMPLES
   testbed/run truth --seed 7 --plans 12 --runtimes go --budget 5s
   testbed/run truth --seed 7 --foreign 20      under 20 other requests/s: do the intervals cover the truth?
   testbed/run rules --seed 7                   100 planted faults, 60 healthy requests, predictions
+  testbed/run apps                             Directus and django-oscar: statements against the server's log
+  testbed/run apps --applications oscar --ways proxy
   testbed/run --all --seed 7                   all of it
   PERFWRIGHT=path/to/perfwright testbed/run …  another binary than target/release/perfwright
 
@@ -30,10 +32,20 @@ def runtimes(text):
     return chosen
 
 
+def listed(known):
+    """A comma-separated list of known words."""
+    def read(text):
+        for word in text.split(","):
+            if word not in known:
+                raise argparse.ArgumentTypeError("no %s; one of %s" % (word, ", ".join(known)))
+        return text.split(",")
+    return read
+
+
 def parser():
     top = argparse.ArgumentParser(prog="testbed/run", epilog=EXAMPLES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20 and rules")
+    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20, rules and apps")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--runtimes", type=runtimes, default=list(RUNTIMES), metavar="LIST",
                         help="default node,python,go; also node-cluster, gunicorn")
@@ -51,11 +63,17 @@ def parser():
     rules = commands.add_parser("rules", parents=[common, seeded])
     rules.add_argument("--cases", type=int, default=100)
     rules.add_argument("--healthy", type=int, default=60)
+    apps = commands.add_parser("apps")
+    apps.add_argument("--applications", type=listed(compare_apps.PORTS), default=list(compare_apps.PORTS), metavar="LIST")
+    apps.add_argument("--ways", type=listed(("capture", "proxy")), default=["capture", "proxy"], metavar="LIST")
+    apps.add_argument("--endpoints", type=int, help="only the first N of each application")
+    apps.add_argument("--budget", default="15s", help="of each perfwright run (default 15s)")
     top.add_argument("--seed", type=int, help="with --all")
     return top
 
 
-COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run}
+COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run,
+            "apps": compare_apps.run}
 
 
 def main(arguments):
@@ -82,7 +100,7 @@ def run_all(top, options):
         top.error("--all needs --seed")
     seed = ["--seed", str(options.seed)]
     worst = 0
-    for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed]):
+    for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed], ["apps"]):
         print("\n## testbed/run %s\n" % " ".join(arguments), flush=True)
         worst = max(worst, COMMANDS[arguments[0]](top.parse_args(arguments)))
     return worst
