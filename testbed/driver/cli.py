@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from . import check, compare_rules, compare_truth, days, environments, one
+from . import check, compare_apps, compare_rules, compare_truth, days, environments, one
 from .services import PORTS, RUNTIMES, SetupFailed
 
 EXAMPLES = """\
@@ -18,6 +18,8 @@ EXAMPLES
   testbed/run environments --seed 7            without rights, in namespaces, behind TLS: level, answer, manners (root)
   testbed/run environments --seed 7 --only remote,seccomp
   testbed/run days --seed 7                    20 replays, 50 kills, 20 interrupts: what is left of them
+  testbed/run apps                             Directus and django-oscar: statements against the server's log
+  testbed/run apps --applications oscar --ways proxy
   testbed/run --all --seed 7                   all of it
   PERFWRIGHT=path/to/perfwright testbed/run …  another binary than target/release/perfwright
 
@@ -34,10 +36,21 @@ def runtimes(text):
     return chosen
 
 
+def listed(known):
+    """A comma-separated list of known words."""
+    def read(text):
+        for word in text.split(","):
+            if word not in known:
+                raise argparse.ArgumentTypeError("no %s; one of %s" % (word, ", ".join(known)))
+        return text.split(",")
+    return read
+
+
 def parser():
     top = argparse.ArgumentParser(prog="testbed/run", epilog=EXAMPLES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("--all", action="store_true", help="check, truth, truth --foreign 20, rules, environments and days")
+    top.add_argument("--all", action="store_true",
+                     help="check, truth, truth --foreign 20, rules, environments, days and apps")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--runtimes", type=runtimes, default=list(RUNTIMES), metavar="LIST",
                         help="default node,python,go; also node-cluster, gunicorn")
@@ -67,12 +80,18 @@ def parser():
     bad.add_argument("--replays", type=int, default=20)
     bad.add_argument("--kills", type=int, default=50)
     bad.add_argument("--interrupts", type=int, default=20)
+    apps = commands.add_parser("apps")
+    apps.add_argument("--applications", type=listed(compare_apps.PORTS), default=list(compare_apps.PORTS), metavar="LIST")
+    apps.add_argument("--ways", type=listed(("capture", "proxy")), default=["capture", "proxy"], metavar="LIST")
+    apps.add_argument("--endpoints", type=int, help="only the first N of each application")
+    apps.add_argument("--budget", default="15s", help="of each perfwright run (default 15s)")
     top.add_argument("--seed", type=int, help="with --all")
     return top
 
 
 COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run,
-            "environments": environments.run, "days": days.run, "one": one.run}
+            "environments": environments.run, "days": days.run, "one": one.run,
+            "apps": compare_apps.run}
 
 
 def main(arguments):
@@ -100,7 +119,7 @@ def run_all(top, options):
     seed = ["--seed", str(options.seed)]
     worst = 0
     for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed],
-                      ["environments", *seed], ["days", *seed]):
+                      ["environments", *seed], ["days", *seed], ["apps"]):
         print("\n## testbed/run %s\n" % " ".join(arguments), flush=True)
         worst = max(worst, COMMANDS[arguments[0]](top.parse_args(arguments)))
     return worst

@@ -65,6 +65,29 @@ def running(runtime, port=None, log=None, prefix=(), variables=None, host=HOST):
         _stop(process)
 
 
+@contextmanager
+def launched(command, port, log):
+    """An application in a process group of its own, until its port accepts connections and beyond."""
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise SetupFailed("port %d is taken\nhint: stop what listens there" % port)
+    with open(log, "wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                   start_new_session=True)
+    try:
+        deadline = time.monotonic() + 2 * START_SECONDS
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex((HOST, port)) == 0:
+                    break
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise SetupFailed("nothing listens on port %d\nhint: read %s" % (port, log))
+            time.sleep(0.2)
+        yield process.pid
+    finally:
+        _stop(process)
+
+
 def _await(process, port, runtime, log, host):
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

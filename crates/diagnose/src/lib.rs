@@ -17,6 +17,7 @@ mod knowledge;
 pub mod ledger;
 pub mod outside;
 pub mod profile;
+mod requests;
 pub mod retime;
 pub mod rules;
 mod spans;
@@ -28,3 +29,4 @@ pub mod wording;
 
 pub use hypotheses::{Conclusions, experiments, judge_all};
 pub use knowledge::Knowledge;
+pub use requests::requests;

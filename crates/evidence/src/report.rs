@@ -1,8 +1,9 @@
 //! The report document: the stable JSON contract `perfwright/report/1` (design: additive changes
 //! only). Fields without data are null, never invented.
 
-use crate::{Coverage, DemandEntry, Exoneration, Finding, Undecided};
+use crate::{Arm, Coverage, DemandEntry, Exoneration, Finding, Operation, Undecided};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Value of `schema`.
 pub const SCHEMA: &str = "perfwright/report/1";
@@ -129,6 +130,50 @@ pub struct WaterfallReport {
     pub ms: f64,
     /// Bars by start.
     pub bars: Vec<WaterfallBar>,
+}
+
+/// One call of one request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallReport {
+    /// Milliseconds from the request's start.
+    pub start_ms: f64,
+    /// Duration in milliseconds.
+    pub ms: f64,
+    /// Line word.
+    pub line: String,
+    /// Peer name.
+    pub peer: String,
+    /// Kind of operation.
+    pub operation: Operation,
+    /// Fingerprint: the text with its literals redacted.
+    pub text: String,
+    /// Whether that is the real text (false: inferred, or not known at all).
+    pub text_known: bool,
+    /// Rows returned or affected.
+    pub rows: Option<u64>,
+    /// Error code.
+    pub error: Option<String>,
+}
+
+/// One recorded request and the calls it made, as the ledgers count them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestReport {
+    /// Endpoint name.
+    pub endpoint: String,
+    /// Arm of the experiment.
+    pub arm: Arm,
+    /// Window.
+    pub window: u32,
+    /// Start on the observed host's monotonic clock, nanoseconds.
+    pub start_ns: u64,
+    /// Latency in milliseconds.
+    pub ms: f64,
+    /// HTTP status.
+    pub status: u16,
+    /// Milliseconds on each line of the wall ledger; they sum to the latency.
+    pub lines: BTreeMap<String, f64>,
+    /// Calls by start.
+    pub calls: Vec<CallReport>,
 }
 
 /// One endpoint.

@@ -22,6 +22,6 @@ pub use config::{Config, Consents, LaunchConfig};
 pub use doctor::{Checkup, doctor};
 pub use error::Error;
 pub use event::Event;
-pub use replay::{Replayed, replay};
+pub use replay::{Replayed, replay, requests};
 pub use run::{Outcome, investigate};
 pub use stop::Stop;

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use diagnose::Knowledge;
-use evidence::{Evidence, Report, RunInfo};
+use evidence::{Evidence, Report, RequestReport, RunInfo};
 use std::path::Path;
 
 /// What a replay gives.
@@ -20,6 +20,15 @@ pub struct Replayed {
 pub fn replay(folder: &Path) -> Result<Replayed, Error> {
     let (run, evidence, problems) = store::open(folder)?;
     Ok(Replayed { report: conclude(&run, &evidence), problems })
+}
+
+/// The recorded requests of the run in `folder` with the calls of each, and what could not be read.
+///
+/// # Errors
+/// As [`replay`].
+pub fn requests(folder: &Path) -> Result<(Vec<RequestReport>, Vec<String>), Error> {
+    let (run, evidence, problems) = store::open(folder)?;
+    Ok((diagnose::requests(&Knowledge::new(&run, &evidence)), problems))
 }
 
 /// The one way from evidence to report, live and in replay.

@@ -6,6 +6,7 @@
 mod doctor;
 mod json;
 mod markdown;
+mod requests;
 mod style;
 mod text;
 mod words;
@@ -13,5 +14,6 @@ mod words;
 pub use doctor::{doctor, service_line};
 pub use json::{json, schema};
 pub use markdown::markdown;
+pub use requests::{requests_json, requests_text};
 pub use text::{RunRow, TextOptions, runs, text};
 pub use words::{cut, experiment_word};

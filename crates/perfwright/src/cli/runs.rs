@@ -24,6 +24,9 @@ pub(super) struct ReportArgs {
     /// Format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Every recorded request with its statements and other calls (json: one object a line)
+    #[arg(long)]
+    requests: bool,
 }
 
 #[derive(Args)]
@@ -66,6 +69,9 @@ fn folder(run: &str, global: &Global) -> Result<PathBuf> {
 /// Shows the stored report; a run that was killed before it wrote one is replayed.
 pub(super) fn report(args: &ReportArgs, global: &Global, printer: Printer) -> Result<ExitStatus> {
     let folder = folder(&args.run, global)?;
+    if args.requests {
+        return requests(&folder, args.format, printer);
+    }
     let stored = folder.join("report.json");
     let report = match std::fs::read(&stored) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
@@ -78,6 +84,19 @@ pub(super) fn report(args: &ReportArgs, global: &Global, printer: Printer) -> Re
         }
     };
     printer.data(&render(&report, args.format, printer))?;
+    Ok(ExitStatus::Success)
+}
+
+/// Shows each request with its calls, from the evidence.
+fn requests(folder: &std::path::Path, format: Format, printer: Printer) -> Result<ExitStatus> {
+    let (requests, problems) = ::investigate::requests(folder)?;
+    for problem in &problems {
+        printer.warning(problem, "the rest of the run was read");
+    }
+    printer.data(&match format {
+        Format::Json => report::requests_json(&requests),
+        Format::Text | Format::Md => report::requests_text(&requests, printer.width()),
+    })?;
     Ok(ExitStatus::Success)
 }
 
