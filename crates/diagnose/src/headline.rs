@@ -126,7 +126,9 @@ fn chain(k: &Knowledge, endpoint: &str, arm: &Arm, wall: &WallLedger) -> Option<
     let (line, spanned) = best?;
     let own = wall.line_ns(line);
     let calls: f64 = wall.entries.iter().filter(|e| e.line == line).map(|e| e.calls).sum();
-    if calls < 5.0 || spanned < 0.5 * wall.latency_ns || own > 0.7 * spanned {
+    // Calls that hardly cost anything did not make the time between them either.
+    let lesser = (0.1 * spanned..=0.7 * spanned).contains(&own);
+    if calls < 5.0 || spanned < 0.5 * wall.latency_ns || !lesser {
         return None;
     }
     let calls = counted(wall, line);
