@@ -369,7 +369,7 @@ def latency_problems(place, path, since, report):
     total, wrong_sum = sum(lines.values()), sum_problem(endpoint)
     found += [wrong_sum] if wrong_sum else []
     for line in ("dns", "connect", "tls", "send", "receive"):
-        if lines.get(line, 0.0) > max(1.0, 0.05 * total):
+        if lines.get(line, 0.0) > max(1.0, 0.10 * total):
             found.append("%s takes %.2f of %.2f ms on a warm connection" % (line, lines[line], total))
     return found
 
