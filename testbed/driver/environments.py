@@ -255,7 +255,7 @@ def examine(one, runner, options, name, fault, first):
         problems += report_problems(one, report)
         answer = answer_of(report, fault)
         problems += answer_problems(one.environment, fault, report)
-        problems += latency_problems(place, path, since, report)
+        problems += latency_problems(one.environment, place, path, since, report)
         said = "level %s, %s" % (report["target"]["level"], answer)
         one.answers.append("%s: %s" % ("/".join(fault.rules), answer))
     one.problems += ["%s: %s" % (name, problem) for problem in problems]
@@ -348,7 +348,7 @@ def answer_problems(environment, fault, report):
     return found
 
 
-def latency_problems(place, path, since, report):
+def latency_problems(environment, place, path, since, report):
     """The client's latency against the service's own account of the same requests; the phases of a warm request."""
     endpoint, found = report["endpoints"][0], []
     latency = endpoint["latency_ms"]
@@ -368,8 +368,10 @@ def latency_problems(place, path, since, report):
             found.append("latency %.2f ms, the service's own median %.2f" % (latency["p50"], truth))
     total, wrong_sum = sum(lines.values()), sum_problem(endpoint)
     found += [wrong_sum] if wrong_sum else []
+    # without packets `send` ends when the system call returns: on a busy machine it holds a wait for a core
+    slack = max(1.0, 0.10 * total) if "calls" in environment.sees else max(3.0, 0.15 * total)
     for line in ("dns", "connect", "tls", "send", "receive"):
-        if lines.get(line, 0.0) > max(1.0, 0.05 * total):
+        if lines.get(line, 0.0) > slack:
             found.append("%s takes %.2f of %.2f ms on a warm connection" % (line, lines[line], total))
     return found
 

@@ -1,9 +1,10 @@
-//! What being observed costs a service: `overhead URL PAIRS REQUESTS SEED`.
+//! What being observed costs a service: `overhead URL PAIRS REQUESTS SEED [PARTS]`.
 //!
 //! Drives one URL as solo does, one request at a time with its settling gap, in blocks: with the
 //! observer attached in its cheap pass (packets, switches, wake-ups, counters around each request)
 //! and detached, in random order within each pair. For `bench/overhead`; one line of JSON on
 //! stdout, per pair the median latency and the service's CPU a request, both in milliseconds.
+//! PARTS chooses some of `wire,switches,wakeups`.
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
 use evidence::{Body, Nanos, RequestTemplate};
@@ -17,7 +18,6 @@ use std::time::Duration;
 const GAP: Duration = Duration::from_millis(20);
 /// After attaching or detaching: what that itself costs is over, and caches are as before.
 const SETTLE: usize = 2;
-const CHEAP: Pass = Pass { wire: true, switches: true, wakeups: true, syscalls: false };
 
 /// One block's medians, milliseconds.
 struct Block {
@@ -30,17 +30,26 @@ struct Bench {
     client: Client,
     request: Request,
     pids: Vec<i32>,
+    pass: Pass,
     window: u32,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, url, pairs, requests, seed] = arguments.as_slice() else {
-        return Err("usage: overhead URL PAIRS REQUESTS SEED".into());
+    let [_, url, pairs, requests, seed, parts @ ..] = arguments.as_slice() else {
+        return Err("usage: overhead URL PAIRS REQUESTS SEED [PARTS]".into());
+    };
+    let parts = parts.first().map_or("wire,switches,wakeups", String::as_str);
+    let has = |part: &str| parts.split(',').any(|p| p == part);
+    let pass = Pass {
+        wire: has("wire"),
+        switches: has("switches"),
+        wakeups: has("wakeups"),
+        syscalls: has("syscalls"),
     };
     let (pairs, requests, seed): (usize, usize, u64) =
         (pairs.parse()?, requests.parse()?, seed.parse()?);
-    let mut bench = Bench::new(url, seed)?;
+    let mut bench = Bench::new(url, seed, pass)?;
     let mut rng = stats::Rng::new(seed);
     let mut lines = Vec::new();
     for _ in 0..10 {
@@ -59,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Bench {
-    fn new(url: &str, seed: u64) -> Result<Bench, Box<dyn Error>> {
+    fn new(url: &str, seed: u64, pass: Pass) -> Result<Bench, Box<dyn Error>> {
         let template = RequestTemplate {
             method: "GET".into(),
             url: url.into(),
@@ -74,12 +83,12 @@ impl Bench {
         let (service, _) = observer.find(&request.host, request.port, None)?;
         let service = service.ok_or("no service behind this URL")?;
         let pids = service.processes.iter().map(|p| p.pid).collect();
-        Ok(Bench { observer, client: Client::new(seed), request, pids, window: 0 })
+        Ok(Bench { observer, client: Client::new(seed), request, pids, pass, window: 0 })
     }
 
     /// `requests` of them with the observer attached or not.
     fn block(&mut self, attached: bool, requests: usize) -> Result<Block, Box<dyn Error>> {
-        let pass = if attached { CHEAP } else { Pass::default() };
+        let pass = if attached { self.pass } else { Pass::default() };
         let refused = self.observer.attach(pass, 1)?;
         if attached && !refused.is_empty() {
             return Err(format!("not everything could be attached: {refused:?}").into());

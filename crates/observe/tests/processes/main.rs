@@ -1,6 +1,6 @@
 //! Discovery, scheduler and counters on real processes that the tests start themselves. Skipped
 //! where a tool or a right is missing, unless PERFWRIGHT_REQUIRE_SERVICES is set.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(feature = "portable")))]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod placed;
