@@ -29,7 +29,8 @@ pub const ID: &str = "cpu-hot-path";
 const BURST_NS: u64 = 2_000_000;
 /// A pause inside a stretch that does not end it (a wake-up of another thread), nanoseconds.
 const PAUSE_NS: u64 = 200_000;
-/// A pause shorter than this is no call to a peer, nanoseconds: a round trip on one machine takes 40 µs.
+/// A pause shorter than this is no call to a peer, nanoseconds: a round trip on one machine takes
+/// 40 µs.
 const WAKE_NS: u64 = 20_000;
 /// CPU below which a request is light, milliseconds: routing, a template and some JSON take 1–5.
 const LIGHT_MS: f64 = 8.0;
