@@ -14,8 +14,11 @@ fn shown(folder: &Folder, ran: &Ran) -> String {
     }
     let mut lines: Vec<String> = whole.lines().map(plain).filter(|l| !is_small(l)).collect();
     leave_out_what_varies(&mut lines);
-    // How often the first sentence was refined.
-    lines.dedup();
+    // How often the first sentence was refined, and what it said before it was certain.
+    let sentence = |l: &String| l.starts_with("[ # s]");
+    let last = lines.iter().rposition(sentence);
+    let mut at = 0..;
+    lines.retain(|l| at.next() == last || !sentence(l));
     lines.join("\n")
 }
 
@@ -42,7 +45,8 @@ fn leave_out_what_varies(lines: &mut Vec<String>) {
 /// Lines of the ledger that are next to nothing, or not there.
 fn is_small(line: &str) -> bool {
     let small = line.starts_with("| # ms |") && !line.contains("unattributed");
-    small || line.ends_with("smaller lines")
+    let drawn = line.starts_with("  ▇") && !line.contains("unattributed");
+    small || drawn || line.ends_with("smaller lines")
 }
 
 /// Runs of digits become `#`, drawn bars `▇`, and what their widths moved, one blank.
