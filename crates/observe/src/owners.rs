@@ -8,13 +8,34 @@ use std::collections::HashMap;
 
 /// Difference between a packet's stamp and the thread's switch records.
 const SLACK: Nanos = Nanos(30_000);
-/// Connections remembered.
+/// Connections, and peers, remembered.
 const REMEMBERED: usize = 1 << 16;
+/// A peer that none of our descriptors ever led to is called by us when at least this many of its
+/// connections began while we ran for each that did not: who calls it all the time from elsewhere
+/// meets us on a CPU by chance.
+const BY_CHANCE: u32 = 10;
 
 /// What was decided about connections.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
     ours: HashMap<u32, bool>,
+    peers: HashMap<String, Peer>,
+}
+
+/// How the connections to a peer began.
+#[derive(Debug, Default)]
+struct Peer {
+    /// A descriptor of ours led to it.
+    known: bool,
+    /// Connections that began while we ran, and while we did not.
+    during: u32,
+    outside: u32,
+}
+
+impl Peer {
+    fn ours(&self) -> bool {
+        self.known || self.during >= self.outside.saturating_mul(BY_CHANCE)
+    }
 }
 
 impl Owners {
@@ -37,24 +58,41 @@ impl Owners {
             let busy = busy.get_or_insert_with(|| on_cpu(intervals));
             evidence.entry(call.connection).or_default().add(call, busy);
         }
-        if self.ours.len() > REMEMBERED {
+        if self.ours.len() > REMEMBERED || self.peers.len() > REMEMBERED {
             self.ours.clear();
+            self.peers.clear();
+        }
+        for call in calls.iter().filter(|c| flows.mine.contains(&c.client_port)) {
+            self.peer(&call.peer).known = true;
         }
         if !intervals.is_empty() {
-            self.ours.extend(evidence.into_iter().map(|(c, starts)| (c, starts.ours())));
+            for (connection, starts) in evidence {
+                let ours = starts.ours();
+                let peer = self.peer(&starts.peer);
+                *(if ours { &mut peer.during } else { &mut peer.outside }) += 1;
+                self.ours.insert(connection, ours);
+            }
         }
+        let unknown = |c: &Call| {
+            self.ours.get(&c.connection).copied().unwrap_or(true)
+                && self.peers.get(&c.peer).is_none_or(Peer::ours)
+        };
         let ours = |c: &Call| {
             flows.mine.contains(&c.client_port)
-                || (!flows.foreign.contains(&c.client_port)
-                    && self.ours.get(&c.connection).copied().unwrap_or(true))
+                || (!flows.foreign.contains(&c.client_port) && unknown(c))
         };
         calls.into_iter().filter(ours).collect()
+    }
+
+    fn peer(&mut self, name: &str) -> &mut Peer {
+        self.peers.entry(name.to_string()).or_default()
     }
 }
 
 /// How the calls of one connection began.
 #[derive(Debug, Default)]
 struct Starts {
+    peer: String,
     connect: Option<bool>,
     during: u32,
     all: u32,
@@ -66,6 +104,9 @@ impl Starts {
         let during = next > 0 && busy[next - 1].1 + SLACK >= call.start;
         if call.operation == Operation::Connect {
             self.connect.get_or_insert(during);
+        }
+        if self.peer.is_empty() {
+            self.peer.clone_from(&call.peer);
         }
         self.all += 1;
         self.during += u32::from(during);
@@ -144,5 +185,18 @@ mod tests {
         };
         check(calls(), &[(10 * MS, 20 * MS), (15 * MS, 16 * MS)], &[10, 12, 12, 14]);
         check(calls(), &[], &[10, 12, 12, 13, 13, 14]);
+    }
+
+    #[test]
+    fn a_peer_that_somebody_else_calls_all_the_time_is_not_ours() {
+        const MS: u64 = 1_000_000;
+        let calls: Vec<Call> = (0..8)
+            .map(|n| Call {
+                peer: "opaque 127.0.0.1:9".into(),
+                ..call(20 + n, 9, u64::from(n) * MS, Operation::Connect)
+            })
+            .collect();
+        check(calls.clone(), &[(0, 20 * MS)], &[20, 21, 22, 23, 24, 25, 26, 27]);
+        check(calls, &[(0, 4 * MS)], &[]);
     }
 }
