@@ -46,7 +46,7 @@ fn number(name: &[u8]) -> Option<(i32, &[u8])> {
     let digits = name.split(|b| *b == 0).next().filter(|d| (1..=9).contains(&d.len()))?;
     let mut pid = 0;
     for digit in digits {
-        pid = pid * 10 + i32::from(digit.is_ascii_digit().then_some(digit - b'0')?);
+        pid = pid * 10 + i32::from(digit.checked_sub(b'0').filter(|d| *d <= 9)?);
     }
     Some((pid, digits))
 }
@@ -109,6 +109,7 @@ mod tests {
     fn names_of_processes_are_numbers() {
         assert_eq!(number(b"417\0\0\0"), Some((417, b"417".as_slice())));
         assert_eq!(number(b"self\0"), None);
+        assert_eq!(number(b"..\0"), None);
         assert_eq!(number(b"\0"), None);
         assert_eq!(number(b"99999999999\0"), None);
     }

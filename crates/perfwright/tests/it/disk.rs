@@ -54,7 +54,8 @@ fn a_full_disk() {
     let (folder, server) = (Folder::new(), Server::start(|_| fine(2)));
     folder.write("mount", "");
     let script = "mkdir small && mount -t tmpfs -o size=64k tmpfs small && \
-                  \"$0\" investigate \"$1\" --url-only --budget 5s --seed 1 --out small; code=$?; \
+                  for n in 1 2 3 4 5 6 7 8; do set -- \"$@\" --endpoint \"GET /$n\"; done; \
+                  \"$0\" investigate \"$@\" --url-only --budget 5s --seed 1 --out small; code=$?; \
                   find small -name '*.zst' | wc -l; \"$0\" report --out small >/dev/null || exit 99; exit $code";
     let mut command = Command::new("unshare");
     command.args([

@@ -12,19 +12,41 @@ fn shown(folder: &Folder, ran: &Ran) -> String {
     for run in folder.runs() {
         whole = whole.replace(run.file_name().unwrap().to_str().unwrap(), "[RUN]");
     }
-    let mut lines: Vec<String> = whole.lines().map(plain).filter(|l| !varies(l)).collect();
-    // How often the first sentence was refined, and sections that are empty now.
-    lines.dedup();
+    let mut lines: Vec<String> = whole.lines().map(plain).filter(|l| !is_small(l)).collect();
+    leave_out_what_varies(&mut lines);
+    // How often the first sentence was refined, and what it said before it was certain.
+    let sentence = |l: &String| l.starts_with("[ # s]");
+    let last = lines.iter().rposition(sentence);
+    let mut at = 0..;
+    lines.retain(|l| at.next() == last || !sentence(l));
     lines.join("\n")
 }
 
-/// What is said only on a busy machine, and lines of the ledger that are next to nothing.
-fn varies(line: &str) -> bool {
-    let busy = ["busy machine", "- busy machine", "About this measurement", "# About this"];
+/// Sections whose lines depend on how noisy the machine is.
+fn leave_out_what_varies(lines: &mut Vec<String>) {
+    let mut skipped: Option<bool> = None;
+    lines.retain(|line| {
+        let is_markdown = line.starts_with("# ");
+        if ["Undecided", "Checked, innocent", "About this measurement"]
+            .contains(&line.trim_start_matches("# "))
+        {
+            skipped = Some(is_markdown);
+        } else if match skipped {
+            Some(true) => is_markdown || line.starts_with("---"),
+            Some(false) => line.is_empty() || line.starts_with("---"),
+            None => false,
+        } {
+            skipped = None;
+        }
+        skipped.is_none()
+    });
+}
+
+/// Lines of the ledger that are next to nothing, or not there.
+fn is_small(line: &str) -> bool {
     let small = line.starts_with("| # ms |") && !line.contains("unattributed");
-    busy.iter().any(|b| line.trim_start().starts_with(b))
-        || line.ends_with("smaller lines")
-        || small
+    let drawn = line.starts_with("  ▇") && !line.contains("unattributed");
+    small || drawn || line.ends_with("smaller lines")
 }
 
 /// Runs of digits become `#`, drawn bars `▇`, and what their widths moved, one blank.
