@@ -87,11 +87,13 @@ impl Proxies {
         self.0.is_empty()
     }
 
-    /// Whether `peer` is one of these proxies itself, as packets and system calls see it: what is
-    /// said to it is in the proxy's own calls already.
-    pub(crate) fn is_proxy(&self, peer: &str) -> bool {
-        let address = peer.rsplit(' ').next().unwrap_or(peer);
-        self.0.iter().any(|(_, proxy)| is_same(&proxy.address().to_string(), address))
+    /// Whether packets or system calls show what a proxy tells of anyway: the service talks to the
+    /// proxy, or the proxy to the peer.
+    pub(crate) fn tells(&self, call: &Call) -> bool {
+        let address = call.peer.rsplit(' ').next().unwrap_or(&call.peer);
+        let to_proxy = |p: &Proxy| is_same(&p.address().to_string(), address);
+        self.0.iter().any(|(_, proxy)| to_proxy(proxy))
+            || self.of(&call.peer).is_some_and(|proxy| proxy.owns_port(call.client_port))
     }
 
     /// Peers are named by protocol and address: `postgres 127.0.0.1:5432`.
@@ -156,17 +158,6 @@ mod tests {
         let expected: Vec<(String, u16)> =
             expected.iter().map(|(h, p)| (h.to_string(), *p)).collect();
         assert_eq!(peers_of(&environment), expected);
-    }
-
-    #[test]
-    fn a_proxy_is_told_from_its_peer() {
-        let environment = [("DATABASE_URL".to_string(), "postgres://localhost:1/shop".to_string())];
-        let proxies = Proxies::for_environment(&environment, 1).proxies;
-        let (upstream, proxy) = &proxies.0[0];
-        assert_eq!(upstream, "localhost:1");
-        assert!(proxies.is_proxy(&format!("postgres {}", proxy.address())));
-        assert!(!proxies.is_proxy("postgres 127.0.0.1:1"));
-        assert!(proxies.covers("postgres 127.0.0.1:1"));
     }
 
     #[test]

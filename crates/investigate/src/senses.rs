@@ -226,7 +226,7 @@ impl Senses {
             let batch = observer.end(id).map_err(|e| Error::Observer(e.to_string()))?;
             for mut body in batch {
                 if let EvidenceBody::Calls(calls) = &mut body {
-                    calls.retain(|c| !self.proxies.is_proxy(&c.peer));
+                    calls.retain(|c| !self.proxies.tells(c));
                 }
                 recorder.add(&self.observer_name, body)?;
             }
