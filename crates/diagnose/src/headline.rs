@@ -1,10 +1,14 @@
 //! The first true sentence about an endpoint, from whatever is known so far.
 
 use crate::{Knowledge, ledger, timeline};
-use evidence::{Arm, Band, Exchange, Failure, Line, Timeline, WallLedger};
+use evidence::{Arm, Band, Exchange, Failure, Line, Operation, Timeline, WallEntry, WallLedger};
+use std::collections::BTreeSet;
 
 /// A line is named when it holds at least this share of the latency; at most three are.
 const NAMED: f64 = 0.1;
+
+/// Connections opened per request from which on they are named.
+const OPENED: f64 = 0.5;
 
 /// The arm whose latency is the endpoint's: warm, else cold, else the first with a success. `None`
 /// when nothing was driven.
@@ -39,7 +43,7 @@ pub fn of(k: &Knowledge, endpoint: &str) -> String {
     for (line, ns) in lines {
         let hidden = named.contains(&line) || !named.is_empty() && spanned(line);
         if parts.len() < 3 && !hidden && ns >= NAMED * wall.latency_ns {
-            parts.push(sentence(&wall, line, ns));
+            parts.push(sentence(k, &wall, line, ns));
         }
     }
     if parts.is_empty() {
@@ -69,10 +73,10 @@ const LINES: [Line; 18] = [
     Line::Unattributed,
 ];
 
-fn sentence(wall: &WallLedger, line: Line, ns: f64) -> String {
+fn sentence(k: &Knowledge, wall: &WallLedger, line: Line, ns: f64) -> String {
     let what = match line {
         Line::Database | Line::Cache | Line::Downstream => {
-            let calls = counted(wall, line);
+            let calls = counted(k, wall, line);
             let verb = if calls.starts_with("1 ") { "is" } else { "are" };
             return format!("{} {verb} {calls}", duration(ns));
         }
@@ -95,9 +99,17 @@ fn sentence(wall: &WallLedger, line: Line, ns: f64) -> String {
     format!("{} is {what}", duration(ns))
 }
 
-/// `101 SQL statements, 100 of them alike`.
-fn counted(wall: &WallLedger, line: Line) -> String {
-    let of_line = || wall.entries.iter().filter(|e| e.line == line);
+/// `101 SQL statements, 100 of them alike`. Opening a connection is no statement, and is said.
+fn counted(k: &Knowledge, wall: &WallLedger, line: Line) -> String {
+    let connects: BTreeSet<&str> =
+        k.calls.iter().filter(|c| c.operation == Operation::Connect).map(|c| &*c.text).collect();
+    let of_line = || {
+        let entries = wall.entries.iter().filter(|e| e.line == line);
+        entries.filter(|e| !connects.contains(e.detail.as_str()))
+    };
+    let opens = |e: &WallEntry| e.line == line && connects.contains(e.detail.as_str());
+    let opened = wall.entries.iter().any(|e| opens(e) && e.calls >= OPENED);
+    let opened = if opened { ", and opening a connection" } else { "" };
     let calls: f64 = of_line().map(|e| e.calls).sum();
     let alike = of_line().map(|e| e.calls).fold(0.0, f64::max);
     let (one, many) = match line {
@@ -108,11 +120,11 @@ fn counted(wall: &WallLedger, line: Line) -> String {
     let number = number(calls);
     let noun = if number == "1" { one } else { many };
     if calls > 1.5 && alike > 1.5 && calls - alike < 0.05 {
-        format!("{number} {noun}, all alike")
+        format!("{number} {noun}, all alike{opened}")
     } else if alike > 1.5 {
-        format!("{number} {noun}, {} of them alike", self::number(alike))
+        format!("{number} {noun}, {} of them alike{opened}", self::number(alike))
     } else {
-        format!("{number} {noun}")
+        format!("{number} {noun}{opened}")
     }
 }
 
@@ -131,7 +143,7 @@ fn chain(k: &Knowledge, endpoint: &str, arm: &Arm, wall: &WallLedger) -> Option<
     if calls < 5.0 || spanned < 0.5 * wall.latency_ns || !lesser {
         return None;
     }
-    let calls = counted(wall, line);
+    let calls = counted(k, wall, line);
     let text = format!(
         "{} pass from the first to the last of {calls} ({} of it in them, the rest between them)",
         duration(spanned),

@@ -14,7 +14,7 @@ pub struct EvidenceId(pub String);
 /// What a source is known to have lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossCount {
-    /// `packets-dropped`, `stream-gaps`, `perf-lost`, `spans-dropped`.
+    /// `packets-dropped`, `stream-gaps`, `first-connections`, `perf-lost`, `spans-dropped`.
     pub what: String,
     /// How many.
     pub count: u64,

@@ -87,6 +87,15 @@ impl Proxies {
         self.0.is_empty()
     }
 
+    /// Whether packets or system calls show what a proxy tells of anyway: the service talks to the
+    /// proxy, or the proxy to the peer.
+    pub(crate) fn tells(&self, call: &Call) -> bool {
+        let address = call.peer.rsplit(' ').next().unwrap_or(&call.peer);
+        let to_proxy = |p: &Proxy| is_same(&p.address().to_string(), address);
+        self.0.iter().any(|(_, proxy)| to_proxy(proxy))
+            || self.of(&call.peer).is_some_and(|proxy| proxy.owns_port(call.client_port))
+    }
+
     /// Peers are named by protocol and address: `postgres 127.0.0.1:5432`.
     fn of(&self, peer: &str) -> Option<&Proxy> {
         let address = peer.rsplit(' ').next().unwrap_or(peer);

@@ -225,7 +225,10 @@ impl Senses {
         recorder.add("load", EvidenceBody::Windows(vec![window]))?;
         if let Some(observer) = &mut self.observer {
             let batch = observer.end(id).map_err(|e| Error::Observer(e.to_string()))?;
-            for body in batch {
+            for mut body in batch {
+                if let EvidenceBody::Calls(calls) = &mut body {
+                    calls.retain(|c| !self.proxies.tells(c));
+                }
                 recorder.add(&self.observer_name, body)?;
             }
         }

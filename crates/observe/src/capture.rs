@@ -18,6 +18,12 @@ use wire::{Decoder, Losses, Segment};
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// Ports of peers learnt from first connections, between two looks.
 const LEARNT_PORTS: usize = 200;
+/// Windows at the start in which every connection is captured: a service that opens a connection
+/// for each request may have none when we look, and its peers are then not known yet.
+const WIDE_WINDOWS: u32 = 3;
+/// Windows given up because a connection to a new peer began in them, at most: on a host with much
+/// other traffic the connection is likely somebody else's.
+const MISSED_LIMIT: u32 = 8;
 
 /// What a drain yields.
 #[derive(Debug, Default)]
@@ -54,6 +60,12 @@ struct Worker {
     wanted: Arc<Mutex<Wanted>>,
     pid: i32,
     ports: BTreeSet<u16>,
+    /// Windows still to be captured without a filter of ports.
+    wide: u32,
+    /// Connections to peers that were not known when they began, since the last batch.
+    missed: u64,
+    /// Batches that told of such connections.
+    told: u32,
     before: (Statistics, Losses),
     failed: Option<String>,
 }
@@ -161,15 +173,26 @@ impl Worker {
             namespace::enter(pid).map_err(|_| namespace_refused())?;
         }
         let ports = ports_of(&flows);
-        let list: Vec<u16> = ports.iter().copied().collect();
-        let capture = Capture::open(&Config::ports(&list)).map_err(|e| refused(&e))?;
+        let config = Config { ports: None, ..Config::ports(&[]) };
+        let capture = Capture::open(&config).map_err(|e| refused(&e))?;
         let mut decoder = Decoder::new(Redactor::new(salt), &[]);
         let wanted = Arc::new(Mutex::new(Wanted::default()));
         let shared = Arc::clone(&wanted);
         let pid = inside.unwrap_or(std::process::id() as i32);
         decoder.set_filter(move |client, _| lock(&shared).wants(pid, client));
         let before = (capture.statistics(), Losses::default());
-        let mut worker = Worker { capture, decoder, wanted, pid, ports, before, failed: None };
+        let mut worker = Worker {
+            capture,
+            decoder,
+            wanted,
+            pid,
+            ports,
+            wide: WIDE_WINDOWS,
+            missed: 0,
+            told: 0,
+            before,
+            failed: None,
+        };
         worker.follow(flows);
         Ok(worker)
     }
@@ -182,6 +205,10 @@ impl Worker {
                     self.drain();
                     // Whoever asked may have gone.
                     let _ = answer.send(self.batch());
+                    if self.wide > 0 {
+                        self.wide -= 1;
+                        self.narrow();
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => self.drain(),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -205,10 +232,18 @@ impl Worker {
         if ports == self.ports {
             return;
         }
-        let list: Vec<u16> = ports.iter().copied().collect();
-        match self.capture.set_ports(Some(&list)) {
-            Ok(()) => self.ports = ports,
-            Err(e) => self.failed = Some(e.to_string()),
+        self.ports = ports;
+        self.narrow();
+    }
+
+    /// Sets the kernel's filter to the ports known, when it is time to.
+    fn narrow(&mut self) {
+        if self.wide > 0 {
+            return;
+        }
+        let list: Vec<u16> = self.ports.iter().copied().collect();
+        if let Err(e) = self.capture.set_ports(Some(&list)) {
+            self.failed = Some(e.to_string());
         }
     }
 
@@ -228,6 +263,8 @@ impl Worker {
             self.failed = Some(e.to_string());
         }
         if !fresh.is_empty() {
+            // What followed their first packet was not captured.
+            self.missed += if self.wide == 0 { fresh.len() as u64 } else { 0 };
             let learnt = fresh.into_iter().take(LEARNT_PORTS);
             let ports = self.ports.iter().copied().chain(learnt).collect();
             self.filter(ports);
@@ -247,6 +284,11 @@ impl Worker {
         out.push(("packets-dropped", now.dropped - then.dropped));
         out.push(("packets-without-time", now.without_time - then.without_time));
         out.push(("clock-steps", now.clock_steps - then.clock_steps));
+        let missed = std::mem::take(&mut self.missed);
+        if missed > 0 && self.told < MISSED_LIMIT {
+            self.told += 1;
+            out.push(("first-connections", missed));
+        }
         out.retain(|l| l.1 > 0);
         CaptureBatch {
             calls: self.decoder.take_calls(),
@@ -274,5 +316,46 @@ impl Wanted {
             self.local.clear();
         }
         local && !self.foreign.contains(&client.port())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    /// One request to a server nobody knew of; whether its call is there, and what was lost.
+    fn ping(capture: &CaptureThread) -> (bool, Vec<(&'static str, u64)>) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let (mut answering, _) = server.accept().unwrap();
+        let mut buffer = [0; 64];
+        client.write_all(b"*1\r\n$4\r\nPING\r\n").unwrap();
+        let _ = answering.read(&mut buffer).unwrap();
+        answering.write_all(b"+PONG\r\n").unwrap();
+        let _ = client.read(&mut buffer).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let batch = capture.drain();
+        let port = server.local_addr().unwrap().port();
+        let of_it = |c: &Call| c.peer.ends_with(&format!(":{port}")) && c.text.contains("PING");
+        (batch.calls.iter().any(of_it), batch.losses)
+    }
+
+    #[test]
+    fn the_first_connection_is_seen_or_counted_as_missed() {
+        let capture = match CaptureThread::start(None, Flows::default(), 1) {
+            Ok(capture) => capture,
+            Err(refused) => {
+                assert!(std::env::var_os("PERFWRIGHT_REQUIRE_SERVICES").is_none(), "{refused:?}");
+                eprintln!("skipped: {}", refused.reason);
+                return;
+            }
+        };
+        for _ in 0..WIDE_WINDOWS {
+            assert!(ping(&capture).0, "a connection to an unknown peer is captured at first");
+        }
+        let (seen, losses) = ping(&capture);
+        assert!(seen || losses.iter().any(|l| l.0 == "first-connections"), "{losses:?}");
     }
 }

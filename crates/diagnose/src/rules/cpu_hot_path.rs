@@ -17,8 +17,10 @@ use crate::profile::{self, Hot};
 use crate::retime::{self, Edit};
 use crate::rules::{Draft, event_loop_blocked, refuted, undecided};
 use crate::wording::{part, percent, time};
+use evidence::ProbeState::Unavailable;
 use evidence::{
-    Consent, Effort, Experiment, ExperimentKind, FixKind, Judgement, Line, Protocol, Risk, Severity,
+    Consent, Coverage, Effort, Experiment, ExperimentKind, FixKind, Judgement, Line, Protocol,
+    Risk, Severity,
 };
 use std::collections::BTreeMap;
 
@@ -199,12 +201,15 @@ pub fn describe(case: &Case, hot: Option<&Hot>) -> String {
     match hot {
         Some(h) => h.sentence(),
         None => {
-            let attach = if case.runtime() == "node" { "--attach" } else { "" };
-            format!(
-                "which code is not known without stacks: `{}{}`",
-                if attach.is_empty() { "sudo " } else { "" },
-                case.command(attach)
-            )
+            let refused = |c: &Coverage| c.probe == "cpu-stacks" && c.state == Unavailable;
+            let (before, flags) = match case.runtime() {
+                "node" => ("", "--attach"),
+                _ if case.knowledge.coverage.iter().any(refused) => ("sudo ", ""),
+                // They can be had: there was no time for them.
+                _ if !case.did(&ExperimentKind::Profile) => ("", "--budget 2m"),
+                _ => ("sudo ", ""),
+            };
+            format!("which code is not known without stacks: `{before}{}`", case.command(flags))
         }
     }
 }

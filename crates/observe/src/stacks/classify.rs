@@ -184,13 +184,19 @@ pub fn python(file: &str, directory: Option<&str>) -> FrameKind {
         // `<frozen importlib._bootstrap>` is the runtime's; `<string>` is code the service ran.
         return if file.starts_with("<frozen") { FrameKind::Runtime } else { FrameKind::User };
     }
-    if is_library(file) {
+    if is_library(file) || is_entry_script(file) {
         return FrameKind::Library;
     }
     if directory.is_some_and(|directory| inside(file, directory)) && !is_python_standard(file) {
         return FrameKind::User;
     }
     if is_python_standard(file) { FrameKind::Runtime } else { FrameKind::User }
+}
+
+/// `…/bin/gunicorn`: a script that an installed package brings to start itself. Everything runs
+/// below it, so it says nothing about where the time goes.
+fn is_entry_script(file: &str) -> bool {
+    file.contains("/bin/") && !base_name(file).contains('.')
 }
 
 /// `…/lib/python3.12/json/decoder.py`, also as a zip (`…/lib/python312.zip/…`).
@@ -358,6 +364,8 @@ mod tests {
             ("/app/venv/lib/python3.11/json/decoder.py", Runtime),
             ("<frozen importlib._bootstrap>", Runtime),
             ("<string>", User),
+            ("/app/venv/bin/gunicorn", Library),
+            ("/app/bin/serve.py", User),
             ("work.py", User),
         ] {
             assert_eq!(python(file, Some("/app")), kind, "{file}");

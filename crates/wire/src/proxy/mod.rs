@@ -14,7 +14,7 @@ use crate::losses::Losses;
 use crate::{Decoder, clock};
 use evidence::{Call, CallSource, Redactor};
 use relay::Shared;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,6 +105,7 @@ impl Proxy {
             decoder: Mutex::new(decoder),
             delay_nanos: AtomicU64::new(nanos(config.delay)),
             round_trips: AtomicU64::new(0),
+            ports: Mutex::new(BTreeSet::new()),
         });
         let start = |source| ProxyError::Start { source };
         let runtime =
@@ -143,6 +144,12 @@ impl Proxy {
     /// Round trips passed on so far.
     pub fn round_trips(&self) -> u64 {
         self.shared.round_trips.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection to the peer from this local port was the proxy's own, so that who also
+    /// captures packets does not take it for the service's.
+    pub fn owns_port(&self, port: u16) -> bool {
+        self.shared.ports().contains(&port)
     }
 
     /// What was not understood so far.

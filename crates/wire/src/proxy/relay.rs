@@ -3,6 +3,7 @@
 use super::{clock, delay};
 use crate::{ConnectionKey, Decoder};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -30,11 +31,17 @@ pub(super) struct Shared {
     pub decoder: Mutex<Decoder>,
     pub delay_nanos: AtomicU64,
     pub round_trips: AtomicU64,
+    /// Local ports of the connections to the peer, closed ones too.
+    pub ports: Mutex<BTreeSet<u16>>,
 }
 
 impl Shared {
     fn decoder(&self) -> MutexGuard<'_, Decoder> {
         self.decoder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ports(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,6 +103,9 @@ async fn relay(
     };
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
+    if let Ok(local) = server.local_addr() {
+        shared.ports().insert(local.port());
+    }
     let key = shared.decoder().open(address, upstream, opened, clock::now());
     let link = Link { shared, key, answered: Cell::new(true), pool };
     let (client_in, client_out) = client.into_split();
