@@ -343,6 +343,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     fn the_first_connection_is_seen_or_counted_as_missed() {
         let capture = match CaptureThread::start(None, Flows::default(), 1) {
             Ok(capture) => capture,
