@@ -37,7 +37,17 @@ impl Wakers {
         }
         let others: BTreeSet<i32> = others.iter().copied().collect();
         let ours = intervals.iter().filter(|i| !others.contains(&i.tid));
-        ours.filter_map(|i| self.call(i)).collect()
+        let mut calls: Vec<Call> = ours.filter_map(|i| self.call(i)).collect();
+        calls.sort_by_key(|c| (c.end, c.start));
+        // A backend answers one call at a time: of several threads it wakes, the later ones waited
+        // for the next answer, or for the same one.
+        let mut answered: HashMap<u32, Nanos> = HashMap::new();
+        for call in &mut calls {
+            let last = answered.insert(call.connection, call.end).unwrap_or_default();
+            call.start = call.start.max(last).min(call.end);
+        }
+        calls.retain(|c| c.duration() >= SHORTEST);
+        calls
     }
 
     fn call(&self, interval: &ThreadInterval) -> Option<Call> {
@@ -89,10 +99,13 @@ mod tests {
             at(1, 200_000, 201_000, Some(70)),
             at(2, 210_000, 290_000, Some(70)),
             at(1, 300_000, 390_000, None),
+            at(3, 20_000, 95_000, Some(70)),
+            at(4, 30_000, 96_000, Some(70)),
         ];
         let calls = wakers.calls(&intervals, &[2]);
         let seen: Vec<_> = calls.iter().map(|c| (c.start.0, c.end.0, c.peer.as_str())).collect();
-        assert_eq!(seen, [(10_000, 90_000, "postgres /run/s")]);
+        let name = "postgres /run/s";
+        assert_eq!(seen, [(10_000, 90_000, name), (90_000, 95_000, name)]);
         assert!(Wakers::default().calls(&intervals, &[]).is_empty());
     }
 }
