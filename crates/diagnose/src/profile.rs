@@ -76,7 +76,7 @@ pub fn hot(case: &Case) -> Option<Hot> {
     let into = path[deepest + 1..].last().and_then(|n| n.frame).map(|f| f.function.clone());
     Some(Hot {
         place: Where {
-            file: frame.file.clone().unwrap_or_else(|| "(unknown file)".into()),
+            file: frame.file.as_deref().map_or("(unknown file)".into(), |f| relative(case, f)),
             line: line.or(frame.line),
             function: Some(frame.function.clone()),
         },
@@ -84,6 +84,18 @@ pub fn hot(case: &Case) -> Option<Hot> {
         into,
         samples,
     })
+}
+
+/// A file as seen from the service's directory, when it is inside it.
+fn relative(case: &Case, file: &str) -> String {
+    let file = file.strip_prefix("file://").unwrap_or(file);
+    let processes = case.service(None).map_or(&[][..], |s| &s.processes);
+    let inside = |directory: &String| {
+        let rest = file.strip_prefix(directory.trim_end_matches('/'))?;
+        rest.strip_prefix('/').map(String::from)
+    };
+    let found = processes.iter().filter_map(|p| p.directory.as_ref()).find_map(inside);
+    found.unwrap_or_else(|| file.to_string())
 }
 
 fn is_user(node: &Node) -> bool {

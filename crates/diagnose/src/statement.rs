@@ -173,6 +173,18 @@ pub fn singular(table: &str) -> String {
     }
 }
 
+/// Whether a statement reads nothing but aggregates: `SELECT SUM(total) FROM …` without groups.
+pub fn is_aggregate(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let Some((list, rest)) = text.strip_prefix("select ").and_then(|t| t.split_once(" from "))
+    else {
+        return false;
+    };
+    let list = list.trim_start().trim_start_matches("coalesce(");
+    let functions = ["count(", "sum(", "avg(", "min(", "max("];
+    functions.iter().any(|f| list.starts_with(f)) && !rest.contains("group by")
+}
+
 /// `order_item` as a class name: `OrderItem`.
 pub fn class_name(table: &str) -> String {
     let word = |w: &str| {
@@ -298,6 +310,17 @@ mod tests {
         let filter = shape.filters.first().expect("a filter");
         assert_eq!(filter.column, column, "{text}");
         assert_eq!(batch(&shape, filter.param, protocol).as_deref(), expected, "{text}");
+    }
+
+    #[test]
+    fn aggregates_are_told_from_rows() {
+        let check = |text: &str, want: bool| assert_eq!(is_aggregate(text), want, "{text}");
+        check("SELECT SUM(total) FROM orders WHERE placed >= ?", true);
+        check("select coalesce(max(id), ?) from t where owner = $1", true);
+        check("select count(*) from t where owner = ?", true);
+        check("select owner, count(*) from t where owner in (?) group by owner", false);
+        check("select count_of from t where id = ?", false);
+        check("update t set n = ?", false);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use crate::proxies::Proxies;
 use crate::recorder::Recorder;
 use crate::{Config, Error};
-use evidence::{Arm, Coverage, EvidenceBody, Exchange, Failure, Nanos, Service, Window};
+use evidence::{Arm, Call, Coverage, EvidenceBody, Exchange, Failure, Nanos, Service, Window};
 use load::{Client, Request, Response, Session};
 use observe::launch::Launched;
 use observe::spans::SpanReceiver;
@@ -227,7 +227,9 @@ impl Senses {
             let batch = observer.end(id).map_err(|e| Error::Observer(e.to_string()))?;
             for mut body in batch {
                 if let EvidenceBody::Calls(calls) = &mut body {
-                    calls.retain(|c| !self.proxies.tells(c));
+                    let exports =
+                        |c: &Call| self.spans.as_ref().is_some_and(|s| s.is_peer(&c.peer));
+                    calls.retain(|c| !self.proxies.tells(c) && !exports(c));
                 }
                 recorder.add(&self.observer_name, body)?;
             }

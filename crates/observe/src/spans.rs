@@ -90,6 +90,12 @@ impl SpanReceiver {
         format!("http://{}", self.address)
     }
 
+    /// Whether a peer, named by protocol and address, is this receiver: what the service exports to
+    /// us is no part of its requests.
+    pub fn is_peer(&self, peer: &str) -> bool {
+        peer.rsplit(' ').next() == Some(self.address.to_string().as_str())
+    }
+
     /// The spans received since the last take, in order of start.
     pub fn take(&mut self) -> Vec<Span> {
         let mut spans = std::mem::take(&mut *self.shared.lock());

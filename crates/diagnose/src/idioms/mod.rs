@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub enum Remedy {
     /// One statement for all rows instead of one each.
     BatchRead,
+    /// One grouped aggregate instead of one for each row.
+    Aggregate,
     /// One statement that writes all rows.
     BatchWrite,
     /// Run it once per request and keep the answer.
@@ -38,8 +40,9 @@ pub enum Remedy {
 
 impl Remedy {
     /// All remedies.
-    pub const ALL: [Remedy; 11] = [
+    pub const ALL: [Remedy; 12] = [
         Remedy::BatchRead,
+        Remedy::Aggregate,
         Remedy::BatchWrite,
         Remedy::Once,
         Remedy::Explain,
@@ -56,6 +59,7 @@ impl Remedy {
     pub fn key(self) -> &'static str {
         match self {
             Remedy::BatchRead => "batch-read",
+            Remedy::Aggregate => "aggregate",
             Remedy::BatchWrite => "batch-write",
             Remedy::Once => "once",
             Remedy::Explain => "explain",

@@ -202,14 +202,14 @@ pub fn describe(case: &Case, hot: Option<&Hot>) -> String {
         Some(h) => h.sentence(),
         None => {
             let refused = |c: &Coverage| c.probe == "cpu-stacks" && c.state == Unavailable;
-            let (before, flags) = match case.runtime() {
-                "node" => ("", "--attach"),
-                _ if case.knowledge.coverage.iter().any(refused) => ("sudo ", ""),
+            let how = match case.runtime() {
+                "node" => "with `--attach`",
+                _ if case.knowledge.coverage.iter().any(refused) => "as root",
                 // They can be had: there was no time for them.
-                _ if !case.did(&ExperimentKind::Profile) => ("", "--budget 2m"),
-                _ => ("sudo ", ""),
+                _ if !case.did(&ExperimentKind::Profile) => "with `--budget 2m`",
+                _ => "as root",
             };
-            format!("which code is not known without stacks: `{before}{}`", case.command(flags))
+            format!("which code is not known without stacks: run it again {how}")
         }
     }
 }

@@ -382,7 +382,11 @@ fn fix(case: &Case, group: &Group, shape: &Shape, flow: Option<&Flow>) -> eviden
     let key = filter.map(|f| f.column.clone());
     let table = shape.table.clone();
     let batch = filter.and_then(|f| statement::batch(shape, f.param, group.protocol));
-    let remedy = if shape.verb == Verb::Select { Remedy::BatchRead } else { Remedy::BatchWrite };
+    let remedy = match shape.verb {
+        Verb::Select if statement::is_aggregate(&group.text) => Remedy::Aggregate,
+        Verb::Select => Remedy::BatchRead,
+        _ => Remedy::BatchWrite,
+    };
     let mut values = BTreeMap::new();
     values.insert("statement", group.text.clone());
     values.insert("n", count(group.count()));
