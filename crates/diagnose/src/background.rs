@@ -140,9 +140,12 @@ fn foreign(k: &Knowledge) -> Vec<Stretch> {
             v[..after].iter().rev().take(64).any(|s| at <= s.1)
         })
     };
+    // A service that calls another port of its own is no client of itself.
+    let calls: BTreeSet<u16> = k.calls.iter().map(|c| c.client_port).filter(|p| *p != 0).collect();
     k.edges
         .iter()
         .filter(|e| e.response_end > e.request_end && !is_ours(e.client_port, e.request_end))
+        .filter(|e| !calls.contains(&e.client_port))
         .map(|e| (e.request_end, e.response_end))
         .collect()
 }

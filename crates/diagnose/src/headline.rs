@@ -128,8 +128,8 @@ fn counted(k: &Knowledge, wall: &WallLedger, line: Line) -> String {
     }
 }
 
-/// The chain of many calls where their own time is the lesser part: the time between them goes
-/// with them.
+/// The chain of many calls where the ledger shows less than it is: the time between them goes with
+/// them, and calls to an embedded database are CPU of the service.
 fn chain(k: &Knowledge, endpoint: &str, arm: &Arm, wall: &WallLedger) -> Option<(Line, String)> {
     let timelines = timeline::build(k, endpoint, arm);
     let lines = [Line::Database, Line::Cache, Line::Downstream];
@@ -138,17 +138,20 @@ fn chain(k: &Knowledge, endpoint: &str, arm: &Arm, wall: &WallLedger) -> Option<
     let (line, spanned) = best?;
     let own = wall.line_ns(line);
     let calls: f64 = wall.entries.iter().filter(|e| e.line == line).map(|e| e.calls).sum();
+    let of_line = || wall.entries.iter().filter(|e| e.line == line);
+    let elapsed = of_line().map(|e| e.elapsed_ns).sum::<f64>().clamp(own.min(spanned), spanned);
     // Calls that hardly cost anything did not make the time between them either.
-    let lesser = (0.1 * spanned..=0.7 * spanned).contains(&own);
-    if calls < 5.0 || spanned < 0.5 * wall.latency_ns || !lesser {
+    let shown = own > 0.7 * spanned || elapsed < 0.1 * spanned;
+    if calls < 5.0 || spanned < 0.5 * wall.latency_ns || shown {
         return None;
     }
     let calls = counted(k, wall, line);
-    let text = format!(
-        "{} pass from the first to the last of {calls} ({} of it in them, the rest between them)",
-        duration(spanned),
-        duration(own)
-    );
+    let inside = match elapsed > 0.9 * spanned {
+        true => "nearly all of it in them".to_string(),
+        false => format!("{} of it in them, the rest between them", duration(elapsed)),
+    };
+    let text =
+        format!("{} pass from the first to the last of {calls} ({inside})", duration(spanned));
     Some((line, text))
 }
 

@@ -2,7 +2,10 @@
 //! one call; the span then only adds what the wire could not tell (the text under TLS, or of a
 //! statement prepared before capture began).
 
-use evidence::{Call, CallSource, Nanos, Operation, Protocol, Span, SpanKind, Target, Where};
+use evidence::{
+    Call, CallSource, Nanos, Operation, Protocol, SPAN_PARAMETER, Span, SpanKind, Target,
+    ValueHash, Where,
+};
 use std::collections::BTreeMap;
 
 /// A captured call may begin this much before its span: clock resolution of exporters is 1 ms in
@@ -131,7 +134,7 @@ fn call_of(span: &Span, number: usize, target: &Target) -> Option<Call> {
         source: CallSource::Span,
         text_known: text.is_some(),
         text: text.unwrap_or_else(|| span.name.clone()),
-        params: vec![],
+        params: parameters(a),
         rows: first(a, &["db.response.returned_rows"]).and_then(|v| v.parse().ok()),
         bytes_sent: 0,
         bytes_received: 0,
@@ -148,6 +151,19 @@ fn call_of(span: &Span, number: usize, target: &Target) -> Option<Call> {
             function: first(a, &["code.function.name", "code.function"]).map(String::from),
         }),
     })
+}
+
+/// Hashes of a statement's parameters, in the order of their names.
+fn parameters(attributes: &BTreeMap<String, String>) -> Vec<ValueHash> {
+    let parameter = |(name, hash): (&String, &String)| {
+        let name = name.strip_prefix(SPAN_PARAMETER)?;
+        // `2` before `10`; names that are no numbers after those that are.
+        let place = (name.parse().unwrap_or(u32::MAX), name.to_string());
+        Some((place, ValueHash::from_str_radix(hash, 16).ok()?))
+    };
+    let mut all: Vec<_> = attributes.iter().filter_map(parameter).collect();
+    all.sort();
+    all.into_iter().map(|(_, hash)| hash).collect()
 }
 
 /// `GET /path`, without the query: values in it would split equal calls.

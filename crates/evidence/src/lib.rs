@@ -44,7 +44,7 @@ pub use secret::{
     REDACTED, is_reference, is_secret_name, is_secret_parameter, redacted_command, redacted_text,
     redacted_url,
 };
-pub use span::{Span, SpanKind};
+pub use span::{SPAN_PARAMETER, Span, SpanKind};
 pub use target::{Level, Listener, Peer, ProcessInfo, Runtime, Service, Target};
 pub use threads::{
     BlockReason, ProcessCounters, ProcessRole, ThreadInfo, ThreadInterval, ThreadState,

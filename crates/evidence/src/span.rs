@@ -4,6 +4,10 @@ use crate::Nanos;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Beginning of the attributes of a database span that carry its parameters (OpenTelemetry's
+/// `db.query.parameter.<key>`). Their values are hashes, 16 hexadecimal digits.
+pub const SPAN_PARAMETER: &str = "db.query.parameter.";
+
 /// OpenTelemetry span kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

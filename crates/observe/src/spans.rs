@@ -60,7 +60,7 @@ impl SpanReceiver {
     ///
     /// # Errors
     /// When the port is taken or no thread can be started.
-    pub fn start(port: u16) -> io::Result<SpanReceiver> {
+    pub fn start(port: u16, redactor: Redactor) -> io::Result<SpanReceiver> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -70,8 +70,7 @@ impl SpanReceiver {
             dropped: AtomicU64::new(0),
             unreadable: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            // Only fingerprints are taken from it, which do not depend on the key.
-            redactor: Redactor::new(0),
+            redactor,
         });
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
@@ -346,7 +345,7 @@ mod tests {
 
     #[test]
     fn spans_arrive_in_every_packing() {
-        let mut receiver = SpanReceiver::start(0).unwrap();
+        let mut receiver = SpanReceiver::start(0, Redactor::new(0)).unwrap();
         let before = monotonic().0;
         let plain = json("plain");
         let kind = "application/json";
@@ -386,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_is_counted_and_never_a_server_error() {
-        let mut receiver = SpanReceiver::start(0).unwrap();
+        let mut receiver = SpanReceiver::start(0, Redactor::new(0)).unwrap();
         let status = |head: &str, body: &[u8]| send(&receiver, head, body).0;
         let kind = "application/json";
         assert!(status(&post("/v1/traces", kind, "", 6), b"<html>").contains("400"));
@@ -406,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_full_receiver_drops_and_counts() {
-        let receiver = SpanReceiver::start(0).unwrap();
+        let receiver = SpanReceiver::start(0, Redactor::new(0)).unwrap();
         let one = formats::otlp::decode(&json("x"), Encoding::Json, 0, &Redactor::new(0)).0;
         *receiver.shared.lock() = vec![one[0].clone(); SPANS_LIMIT - 1];
         assert_eq!(receiver.shared.add(vec![one[0].clone(); 3], 1), 3);
@@ -416,10 +415,10 @@ mod tests {
 
     #[test]
     fn dropping_it_frees_the_port_and_a_taken_port_is_an_error() {
-        let receiver = SpanReceiver::start(0).unwrap();
+        let receiver = SpanReceiver::start(0, Redactor::new(0)).unwrap();
         let port = receiver.address.port();
         let idle = TcpStream::connect(receiver.address).unwrap();
-        assert!(SpanReceiver::start(port).is_err());
+        assert!(SpanReceiver::start(port, Redactor::new(0)).is_err());
         drop(receiver);
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
         drop(idle);

@@ -92,6 +92,7 @@ fn attributes_get_their_current_names_and_lose_their_values() {
         ],
         &[
             "db.namespace=shop",
+            &format!("db.query.parameter.0={:016x}", Redactor::new(1).hash_text(b"secret")),
             "db.query.text=SELECT * FROM t WHERE id = ? AND a = ?",
             "db.system.name=postgresql",
             "server.address=127.0.0.1",

@@ -7,7 +7,7 @@ use crate::recorder::Recorder;
 use crate::run::Run;
 use crate::senses::{Senses, lost, stacks};
 use crate::{Config, Error, Stop, checkout, plan};
-use evidence::{Coverage, EvidenceBody, RunInfo, SCHEMA_VERSION, Service, Target};
+use evidence::{Coverage, EvidenceBody, Redactor, RunInfo, SCHEMA_VERSION, Service, Target};
 use load::breaker::BreakerState;
 use load::{Breaker, Request};
 use observe::launch::{LaunchError, Launched};
@@ -51,7 +51,7 @@ pub(crate) fn start<'a>(
 }
 
 fn prepare(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
-    listen_for_spans(run)?;
+    listen_for_spans(run, salt)?;
     launch(run, first, salt)?;
     observe(run, first)?;
     run.started = Instant::now();
@@ -96,9 +96,9 @@ fn run_info(config: &Config, first: &Request) -> RunInfo {
     }
 }
 
-fn listen_for_spans(run: &mut Run) -> Result<(), Error> {
+fn listen_for_spans(run: &mut Run, salt: u64) -> Result<(), Error> {
     let Some(port) = run.config.otlp_port else { return Ok(()) };
-    let coverage = match SpanReceiver::start(port) {
+    let coverage = match SpanReceiver::start(port, Redactor::new(salt)) {
         Ok(receiver) => {
             run.senses.spans = Some(receiver);
             Coverage::ok("spans")

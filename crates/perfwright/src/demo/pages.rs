@@ -55,8 +55,22 @@ fn rows(
             (0..columns).map(|c| row.get_ref(c).map(text)).collect::<rusqlite::Result<Vec<_>>>()
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    trace.statement(span, sql, rows.len(), (file!(), line, function));
+    let values: Vec<String> = parameters
+        .iter()
+        .map(|p| p.to_sql().map(|v| shown(&v)))
+        .collect::<rusqlite::Result<_>>()?;
+    trace.statement(span, (sql, &values), rows.len(), (file!(), line, function));
     Ok(rows)
+}
+
+/// A parameter as text.
+fn shown(value: &rusqlite::types::ToSqlOutput) -> String {
+    use rusqlite::types::ToSqlOutput as V;
+    match value {
+        V::Borrowed(value) => text(*value),
+        V::Owned(value) => text(value.into()),
+        _ => String::new(),
+    }
 }
 
 fn text(value: rusqlite::types::ValueRef) -> String {

@@ -110,7 +110,13 @@ impl RequestTrace {
     }
 
     /// A statement ended now.
-    pub(super) fn statement(&mut self, opened: Opened, sql: &str, rows: usize, place: Place) {
+    pub(super) fn statement(
+        &mut self,
+        opened: Opened,
+        (sql, parameters): (&str, &[String]),
+        rows: usize,
+        place: Place,
+    ) {
         let verb = sql.split_whitespace().next().unwrap_or("query").to_uppercase();
         let mut span = self.span(verb, KIND_CLIENT, opened.0);
         span.attributes = vec![
@@ -118,6 +124,9 @@ impl RequestTrace {
             attribute("db.query.text", sql),
             attribute("db.response.returned_rows", &rows.to_string()),
         ];
+        for (n, value) in parameters.iter().enumerate() {
+            span.attributes.push(attribute(&format!("db.query.parameter.{n}"), value));
+        }
         self.push(span, place);
     }
 
