@@ -136,6 +136,7 @@ fn chain(k: &Knowledge, endpoint: &str, arm: &Arm, wall: &WallLedger) -> Option<
     let best =
         lines.into_iter().map(|l| (l, span(&timelines, l))).max_by(|a, b| a.1.total_cmp(&b.1));
     let (line, spanned) = best?;
+    let spanned = spanned.min(wall.latency_ns);
     let own = wall.line_ns(line);
     let calls: f64 = wall.entries.iter().filter(|e| e.line == line).map(|e| e.calls).sum();
     let of_line = || wall.entries.iter().filter(|e| e.line == line);

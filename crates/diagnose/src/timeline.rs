@@ -45,8 +45,13 @@ pub mod rank {
     pub const OTHER: u8 = 55;
     /// Off the CPU, reason not known.
     pub const UNKNOWN: u8 = 56;
+    /// Between the answer's packets.
+    pub const ANSWERING: u8 = 57;
 }
 
+/// Detail of time between the answer's first and last packet in which the service does nothing:
+/// the client is slow to take it, or its system to acknowledge (Nagle's algorithm, 40 ms).
+pub const ANSWER_UNDER_WAY: &str = "answer under way";
 /// Detail of waiting for a device in a call that was not traced: a flush, or reading a file.
 pub const DEVICE_WAIT: &str = "";
 /// Detail of off-CPU time whose reason is not known.
@@ -111,6 +116,8 @@ pub fn of_exchange(k: &Knowledge, x: &Exchange, keep: &Keep) -> Timeline {
 pub(crate) struct Edges {
     /// Request fully arrived.
     pub arrived: Nanos,
+    /// Answer began to leave.
+    pub answering: Nanos,
     /// Answer fully left.
     pub left: Nanos,
     /// From packets at the service's port (else from the client alone).
@@ -129,12 +136,13 @@ impl Edges {
         let mut found = k.edges[from..].iter().take_while(|e| e.request_end <= first).filter(mine);
         let Some(one) = found.next() else {
             let arrived = x.phases.sent.clamp(start, first);
-            return Edges { arrived, left: first, packets: false };
+            return Edges { arrived, answering: first, left: first, packets: false };
         };
         let last = found.last().unwrap_or(one);
         let arrived = last.request_end;
         let left = if last.response_end < arrived { end } else { last.response_end.min(end) };
-        Edges { arrived, left, packets: true }
+        let answering = last.response_start.max(arrived).min(left);
+        Edges { arrived, answering, left, packets: true }
     }
 
     /// The stretch inside the service.
@@ -164,6 +172,7 @@ fn client_phases(t: &mut Timeline, x: &Exchange, edges: &Edges) {
     // The generator's own time is spent sending first; what is left of it delayed the reading.
     let sending = p.sent.clamp(at, edges.arrived.max(at)) - at;
     let delay = (x.generator - sending).min(t.end - edges.left);
+    push(t, (edges.answering, edges.left), Line::Receive, ANSWER_UNDER_WAY, rank::ANSWERING);
     push(t, (edges.left, t.end - delay), Line::Receive, "", rank::EDGE);
     push(t, (t.end - delay, t.end), Line::Generator, "", rank::EDGE);
 }

@@ -45,7 +45,8 @@ fn leave_out_what_varies(lines: &mut Vec<String>) {
 /// Lines of the ledger that are next to nothing, or not there.
 fn is_small(line: &str) -> bool {
     let small = line.starts_with("| # ms |") && !line.contains("unattributed");
-    let drawn = line.starts_with("  ▇") && !line.contains("unattributed");
+    let bar = line.starts_with("  ▇") || line.starts_with("    # ms # %");
+    let drawn = bar && !line.contains("unattributed");
     small || drawn || line.ends_with("smaller lines")
 }
 
