@@ -122,6 +122,7 @@ fn a_run_and_what_is_shown_of_it() {
     valid(&json.stdout);
     let mut keys = Vec::new();
     outline("", &serde_json::from_str(&json.stdout).unwrap(), &mut keys);
+    keys.retain(|k| !k.starts_with("/warnings/")); // a busy machine has some
     insta::assert_snapshot!("report-json", keys.join("\n"));
     let list = folder.run(&["runs", "--format", "json"]);
     let list: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
