@@ -2,7 +2,9 @@
 //!
 //! On loopback each packet passes twice, out and in: only the incoming one is kept. On other
 //! interfaces both directions are needed. So there is one socket for loopback, which ignores
-//! outgoing packets, and one for everything else (or one an interface, when named).
+//! outgoing packets, and one an interface for the others. A socket for all of them at once would
+//! have the kernel copy each packet that leaves over loopback, before its filter refuses it; it is
+//! used only where there are very many interfaces.
 
 use super::{CaptureError, Config, Interfaces, Statistics, filter, timestamps};
 use crate::segment::{Segment, decode};
@@ -19,6 +21,9 @@ const PACKET_BYTES: usize = 70_000;
 
 /// `PACKET_IGNORE_OUTGOING`, Linux 4.20.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
+
+/// Interfaces beside loopback up to which each gets a socket.
+const INTERFACES: usize = 16;
 
 /// A step of the wall clock worth telling.
 const CLOCK_STEP: u64 = 1_000;
@@ -51,7 +56,14 @@ impl Capture {
                 if let Some(lo) = loopback {
                     sockets.push(Socket::open(lo, true, None, ports, config.buffer_bytes)?);
                 }
-                sockets.push(Socket::open(0, false, loopback, ports, config.buffer_bytes)?);
+                let others = others(loopback);
+                if others.len() > INTERFACES {
+                    sockets.push(Socket::open(0, false, loopback, ports, config.buffer_bytes)?);
+                } else {
+                    for index in others {
+                        sockets.push(Socket::open(index, false, None, ports, config.buffer_bytes)?);
+                    }
+                }
             }
             Interfaces::Named(names) => {
                 for name in names {
@@ -300,6 +312,25 @@ pub(super) fn clock(which: libc::clockid_t) -> i64 {
     // SAFETY: `t` is valid for writing; both clocks always exist.
     unsafe { libc::clock_gettime(which, &raw mut t) };
     t.tv_sec * 1_000_000_000 + t.tv_nsec
+}
+
+/// Indices of the interfaces beside loopback.
+fn others(loopback: Option<u32>) -> Vec<u32> {
+    let mut out = Vec::new();
+    // SAFETY: the list ends with an entry of index 0, and is freed once, after its last use.
+    unsafe {
+        let list = libc::if_nameindex();
+        let mut at = list;
+        while !at.is_null() && (*at).if_index != 0 {
+            out.push((*at).if_index);
+            at = at.add(1);
+        }
+        if !list.is_null() {
+            libc::if_freenameindex(list);
+        }
+    }
+    out.retain(|index| Some(*index) != loopback);
+    out
 }
 
 fn interface(name: &str) -> Option<u32> {
