@@ -12,7 +12,8 @@ fn shown(folder: &Folder, ran: &Ran) -> String {
     for run in folder.runs() {
         whole = whole.replace(run.file_name().unwrap().to_str().unwrap(), "[RUN]");
     }
-    let mut lines: Vec<String> = whole.lines().map(plain).filter(|l| !is_small(l)).collect();
+    let mut lines: Vec<String> =
+        whole.lines().map(plain).map(sure).filter(|l| !is_small(l)).collect();
     leave_out_what_varies(&mut lines);
     // How often the first sentence was refined, and what it said before it was certain.
     let sentence = |l: &String| l.starts_with("[ # s]");
@@ -40,6 +41,16 @@ fn leave_out_what_varies(lines: &mut Vec<String>) {
         }
         skipped.is_none()
     });
+}
+
+/// A sentence up to what is always true of a service of which only the URL is seen: on a busy
+/// machine our own delay is named too.
+fn sure(mut line: String) -> String {
+    const SURE: &str = "is not explained yet";
+    if let Some(at) = line.find(SURE) {
+        line.truncate(at + SURE.len());
+    }
+    line
 }
 
 /// Lines of the ledger that are next to nothing, or not there.
