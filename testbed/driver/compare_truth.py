@@ -76,7 +76,7 @@ def recorded(folder):
         if kept["truth"]:
             endpoint = json.loads((folder / (name + ".json")).read_text())["endpoints"][0]
             truth = {line: Band(*band) for line, band in kept["truth"].items()}
-            one.cells, one.problem = cells(truth, endpoint), sum_problem(endpoint)
+            one.cells, one.problem = cells(truth, endpoint, one.runtime), sum_problem(endpoint)
         compared.append(one)
         print(line_of(one))
     return compared
@@ -110,7 +110,7 @@ def compare(options, perfwright, service, name, runtime, plan, wake, number):
         if options.foreign:  # what others' requests delayed it by is `queueing`
             latency = endpoint["latency_ms"]["typical"]
             truth["edges"] = Band(truth["edges"].low, max(truth["edges"].high, latency - wall + truth["edges"].high))
-    return Compared(name, runtime, plan, wall, cells(truth, endpoint), sum_problem(endpoint)), truth
+    return Compared(name, runtime, plan, wall, cells(truth, endpoint, runtime), sum_problem(endpoint)), truth
 
 
 def line_of(one):

@@ -183,7 +183,7 @@ pub fn needs(case: &Case) -> Option<Experiment> {
         endpoint: case.endpoint.to_string(),
         purpose: format!("what are {:.1} ms of unexplained waiting?", ms),
         // Four requests name the reasons of slow ones well enough; more are driven if time is left.
-        cost_s: (case.mean_ms() * 4.0 / 1000.0).clamp(1.0, 15.0),
+        cost_s: (case.mean_ms() * 4.0 / 1000.0).clamp(0.5, 15.0),
         information: (ms / case.mean_ms().max(1e-9)).min(1.0) * 0.7,
         risk: Risk::Slows,
         consent: Consent::None,

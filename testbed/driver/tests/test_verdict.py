@@ -6,7 +6,7 @@ import unittest
 from pathlib import Path
 
 from driver.truth import Band
-from driver.verdict import above_info, cells, first_rule, prediction, report_lines, sum_problem, within
+from driver.verdict import above_info, cells, demand_cell, first_rule, hidden, prediction, report_lines, sum_problem, within
 
 REPORT = json.loads((Path(__file__).parent / "fixtures" / "report.json").read_text())
 ENDPOINT = REPORT["endpoints"][0]
@@ -48,6 +48,21 @@ class Cells(unittest.TestCase):
         endpoint["ledger"].append({"line": "disk", "detail": "", "ms": 5.0, "low": 4.0, "high": 6.0, "share": 0.1})
         found = verdicts(endpoint=endpoint)
         self.assertFalse(found["disk"].ok)
+
+    def test_go_runs_its_threads_side_by_side(self):
+        truth = {**TRUTH, "cpu": Band(20.0, 21.0), "database": Band(5.0, 6.0)}
+        bands = hidden(truth)
+        self.assertEqual((Band(10.0, 21.0), Band(5.0, 16.0)), (bands["cpu"], bands["database"]))
+        for expected, ms in [(True, 20.0), (True, 40.0), (False, 15.0), (False, 60.0)]:
+            endpoint = {"demand": [{"resource": "cpu:service", "per_request": ms}]}
+            self.assertEqual(expected, demand_cell(truth, endpoint).ok, ms)
+
+    def test_a_sleep_may_be_named_or_not(self):
+        truth = {**TRUTH, "timer": Band(7.4, 8.2), "unattributed": Band(0.0, 0.0)}
+        endpoint = copy.deepcopy(ENDPOINT)
+        endpoint["ledger"] = [{"line": "unattributed", "detail": "", "ms": 6.6, "low": 6.0, "high": 7.0}]
+        found = {cell.line: cell.ok for cell in cells(truth, endpoint)}
+        self.assertEqual((True, True), (found["timer"], found["unattributed"]))
 
     def test_tolerance_is_a_millisecond_or_a_tenth(self):
         for expected, band, ms in [(True, Band(1, 1), 2.0), (False, Band(1, 1), 2.1), (True, Band(50, 50), 55.0),

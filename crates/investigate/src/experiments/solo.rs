@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 /// Requests sent first, whose answers are recorded as cold: caches and JIT are still filling
 /// (a Node service took 5.0 ms CPU after 3 requests and 1.2 ms when warm).
 const WARM_UP: u32 = 8;
+/// Part of solo's time that warming up takes at most, beyond the fewest requests.
+const WARM_PART: f64 = 0.2;
+/// Fewest requests to warm up with.
+const WARM_FEWEST: u32 = 3;
 /// An endpoint this slow settles with few requests; warming it up for long would eat the budget.
 const SLOW: Duration = Duration::from_millis(700);
 /// Pairs of driven and idle windows between two looks at the precision.
@@ -66,8 +70,11 @@ fn progress(run: &mut Run, endpoint: &Endpoint, done: u64) -> Result<(), Error> 
 
 fn warm_up(run: &mut Run, endpoint: &Endpoint, end: Instant) -> Result<Nanos, Error> {
     let mut latency = Nanos::ZERO;
+    let begun = Instant::now();
+    let long = end.saturating_duration_since(begun).mul_f64(WARM_PART);
     for variant in 0..WARM_UP {
-        if run.over() || Instant::now() >= end {
+        let late = variant >= WARM_FEWEST && begun.elapsed() >= long;
+        if run.over() || late || Instant::now() >= end {
             break;
         }
         let request = super::request(endpoint, u64::from(variant), None)?;
