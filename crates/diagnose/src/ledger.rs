@@ -184,6 +184,9 @@ fn settle(entries: &mut [WallEntry]) {
     let total: f64 = entries.iter().map(|e| e.ns).sum();
     if debt > 0.0 && total > 0.0 {
         let keep = (1.0 - debt / total).max(0.0);
-        entries.iter_mut().for_each(|e| e.ns *= keep);
+        for e in entries.iter_mut() {
+            e.ns *= keep;
+            e.low_ns = e.low_ns.min(e.ns);
+        }
     }
 }
