@@ -62,7 +62,7 @@ def running(runtime, port=None, log=None, prefix=(), variables=None, host=HOST):
         _await(process, port, runtime, log, host)
         yield process.pid, port
     finally:
-        _stop(process)
+        stop(process)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def launched(command, port, log):
             time.sleep(0.2)
         yield process.pid
     finally:
-        _stop(process)
+        stop(process)
 
 
 def _await(process, port, runtime, log, host):
@@ -102,7 +102,8 @@ def _await(process, port, runtime, log, host):
                       % (runtime, port, runtime, ", or read " + str(log) if log else ""))
 
 
-def _stop(process):
+def stop(process):
+    """Ends a process that leads its group, and what is left of the group."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .client import HOST, family
-from .services import TESTBED, SetupFailed, environment, running
+from .services import TESTBED, SetupFailed, environment, running, stop
 
 NOBODY, SERVICE_USER = "nobody", "www-data"
 # a base folder that users without a home can read; root's own is usually closed
@@ -226,7 +226,7 @@ def npm_running(runtime, log):
         _await_port(PORT, process)
         yield Place(PORT, pid=family(process.pid)[-1])
     finally:
-        _end(process)
+        stop(process)
 
 
 def _await_port(port, process):
@@ -238,20 +238,6 @@ def _await_port(port, process):
             break
         time.sleep(0.1)
     raise SetupFailed("npm run dev did not answer on port %d\nhint: is the port taken?" % port)
-
-
-def _end(process):
-    for sign in (15, 9):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(5)
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
 
 
 @contextmanager

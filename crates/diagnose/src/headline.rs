@@ -138,8 +138,8 @@ fn chain(k: &Knowledge, endpoint: &str, arm: &Arm, wall: &WallLedger) -> Option<
     let (line, spanned) = best?;
     let spanned = spanned.min(wall.latency_ns);
     let own = wall.line_ns(line);
-    let calls: f64 = wall.entries.iter().filter(|e| e.line == line).map(|e| e.calls).sum();
     let of_line = || wall.entries.iter().filter(|e| e.line == line);
+    let calls: f64 = of_line().map(|e| e.calls).sum();
     let elapsed = of_line().map(|e| e.elapsed_ns).sum::<f64>().clamp(own.min(spanned), spanned);
     // Calls that hardly cost anything did not make the time between them either.
     let shown = own > 0.7 * spanned || elapsed < 0.1 * spanned;

@@ -78,9 +78,10 @@ pub fn of(case: &Case, line: Line) -> Wait {
 /// The disk's are those in which the scheduler saw a device waited for, where it saw any.
 fn by_share(case: &Case, line: Line, booked: f64) -> Vec<Edit> {
     let gaps = line == Line::Disk;
-    let of = |r: &Request| match line {
-        Line::Disk if device_ms(case) > 0.0 => device_stretches(r),
-        _ => stretches(r, Line::Unattributed),
+    let device = gaps && device_ms(case) > 0.0;
+    let of = |r: &Request| match device {
+        true => device_stretches(r),
+        false => stretches(r, Line::Unattributed),
     };
     let all: Vec<Vec<Extent>> = case.requests.iter().map(of).collect();
     let mean =
