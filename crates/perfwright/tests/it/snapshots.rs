@@ -20,6 +20,8 @@ fn shown(folder: &Folder, ran: &Ran) -> String {
     let last = lines.iter().rposition(sentence);
     let mut at = 0..;
     lines.retain(|l| at.next() == last || !sentence(l));
+    // A section that was left out leaves the blank line that followed it.
+    lines.dedup_by(|a, b| a.is_empty() && b.is_empty());
     lines.join("\n")
 }
 
