@@ -39,8 +39,6 @@ const COUNTED_FOR: Duration = Duration::from_millis(20);
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// The same while threads are born: their wake-ups are asked for once they are known.
 const DRAIN_NEWBORN: Duration = Duration::from_millis(20);
-/// `TASK_UNINTERRUPTIBLE` in a thread's state, for ever (it is part of `ps` and of tracing tools).
-const UNINTERRUPTIBLE: u32 = 2;
 /// Records younger than this may still have an older one on its way in another ring.
 const SETTLE: Nanos = Nanos(2_000_000);
 
@@ -76,17 +74,33 @@ struct Core {
     cpus: Vec<i32>,
     points: Tracepoints,
     pass: Pass,
+    width: Width,
+    /// System calls are asked for by thread, not by a filtered tracepoint.
+    syscalls_by_thread: bool,
+    /// The id after the last one given when threads were last listed.
+    newborn: Option<i32>,
     /// Per thread, or one set for the whole machine.
     events: Vec<OwnedFd>,
-    wakeups: Vec<OwnedFd>,
-    filtered: BTreeSet<i32>,
-    machine_wide: bool,
+    /// Tracepoints of the whole machine, filtered in the kernel.
+    tracepoints: Vec<OwnedFd>,
+    passed: open::Passed,
     attached: BTreeSet<i32>,
     machine: Machine,
     pending: Vec<Stamped>,
     lost: u64,
     news: Vec<Coverage>,
     lone: Vec<(i32, i32)>,
+}
+
+/// How switches are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    /// Records of each thread of the service.
+    Threads,
+    /// Records of every thread of the machine.
+    Machine,
+    /// A tracepoint of the machine, filtered to the threads of the service.
+    Filtered,
 }
 
 impl Scheduler {
@@ -113,10 +127,12 @@ impl Scheduler {
             cpus,
             points,
             pass,
+            width: Width::Threads,
+            syscalls_by_thread: true,
+            newborn: None,
             events: Vec::new(),
-            wakeups: Vec::new(),
-            filtered: BTreeSet::new(),
-            machine_wide: false,
+            tracepoints: Vec::new(),
+            passed: open::Passed::default(),
             attached: BTreeSet::new(),
             machine: Machine::new(syscalls::native()),
             pending: Vec::new(),
@@ -248,6 +264,7 @@ impl Core {
         for ring in &mut self.rings {
             let skipped = ring.drain(|bytes| match record::parse(bytes, points) {
                 Record::Event(event) => pending.push(event),
+                Record::Switch(out, into) => pending.extend([out, into]),
                 Record::Lost(n) => *lost += n,
                 Record::Ignored => {}
             });
@@ -273,6 +290,7 @@ impl Core {
             self.machine.end(tid, monotonic());
             self.attached.remove(&tid);
         }
+        self.newborn = open::next_thread();
         // A thread born while we attach may have been made by one that was not attached yet.
         for _ in 0..3 {
             let mut threads = threads_of(pids);
@@ -293,31 +311,50 @@ impl Core {
         self.refilter();
     }
 
-    /// The whole machine, where it may be watched and does not switch much: events of a thread are
-    /// scheduled in and out with it, which costs it twice as much (Go, 100 statements: 25 % of its
-    /// CPU against 12 %). Else per thread, unless that takes too many descriptors.
+    /// A filtered tracepoint, where wake-ups are traced anyway: it costs nothing for the switches
+    /// of others, and one record instead of two for the service's own.
+    ///
+    /// Else the whole machine, where it may be watched and does not switch much: events of a thread
+    /// are scheduled in and out with it, which costs it twice as much (Go, 100 statements: 25 % of
+    /// its CPU against 12 %). Else per thread, unless that takes too many descriptors.
     fn choose_width(&mut self, threads: usize) {
-        let each = if self.pass.syscalls { 3 } else { 1 };
         raise_descriptor_limit();
+        let each = if self.pass.syscalls { 3 } else { 1 };
         let fits = threads * self.cpus.len() * each <= DESCRIPTORS;
+        self.syscalls_by_thread = fits;
+        if self.points.switch.is_some_and(|s| self.pass.wakeups && self.may_filter(s.id))
+            && self.open_everywhere(open::births)
+        {
+            self.width = Width::Filtered;
+            return;
+        }
+        self.points.switch = None;
         // System calls of the whole machine are too many to look at, whoever makes them.
         if fits && (self.pass.syscalls || !is_quiet(self.cpus.len())) {
             return;
         }
-        let all: io::Result<Vec<OwnedFd>> = self
-            .cpus
-            .iter()
-            .zip(&self.rings)
-            .map(|(cpu, ring)| open::switches(-1, *cpu, ring))
-            .collect();
-        if let Ok(events) = all {
-            self.events = events;
-            self.machine_wide = true;
+        if self.open_everywhere(|cpu, ring| open::switches(-1, cpu, ring)) {
+            self.width = Width::Machine;
         }
     }
 
+    fn may_filter(&self, id: u64) -> bool {
+        let first = self.cpus.first().zip(self.rings.first());
+        first.is_some_and(|(cpu, ring)| open::filtered(id, *cpu, "prev_pid==1", ring).is_ok())
+    }
+
+    /// Opens an event on each CPU; none if one is refused.
+    fn open_everywhere(&mut self, open: impl Fn(i32, &Ring) -> io::Result<OwnedFd>) -> bool {
+        let each = self.cpus.iter().zip(&self.rings).map(|(cpu, ring)| open(*cpu, ring));
+        match each.collect() {
+            Ok(events) => self.events = events,
+            Err(_) => return false,
+        }
+        true
+    }
+
     fn attach_one(&mut self, pid: i32, tid: i32) {
-        if !self.machine_wide {
+        if self.width == Width::Threads {
             for n in 0..self.cpus.len() {
                 match open::switches(tid, self.cpus[n], &self.rings[n]) {
                     Ok(event) => self.events.push(event),
@@ -325,6 +362,8 @@ impl Core {
                     Err(e) => return self.tell(crate::doctor::switches_refused(&e)),
                 }
             }
+        }
+        if self.syscalls_by_thread {
             self.attach_syscalls(tid);
         }
         self.attached.insert(tid);
@@ -349,36 +388,23 @@ impl Core {
         }
     }
 
-    /// Wake-ups of a thread happen on the waker's side, so their events are system-wide, filtered
-    /// in the kernel to the threads known. New threads need a new event. Whether there were any.
+    /// Tracepoints are system-wide (a wake-up happens on the waker's side), filtered in the kernel
+    /// to the threads known. Threads that do not pass yet need new events. Whether there were any.
     fn refilter(&mut self) -> bool {
         let tids: BTreeSet<i32> = self.machine.alive().map(|t| t.0).collect();
-        if tids.is_empty() || tids.is_subset(&self.filtered) {
+        if tids.iter().all(|tid| self.passed.has(*tid)) {
             return false;
         }
-        let filter = open::filter("pid", tids.iter().copied());
-        let deep = format!(
-            "(prev_state&{UNINTERRUPTIBLE})&&({})",
-            open::filter("prev_pid", tids.iter().copied())
-        );
-        let by = open::filter("common_pid", tids.iter().copied());
-        let mut wanted = Vec::new();
-        if let Some(id) = self.points.waking.filter(|_| self.pass.wakeups) {
-            wanted.push((id, &filter));
-            // Only sleeps that wait for a device pass the filter: it costs next to nothing.
-            wanted.extend(self.points.switch.map(|id| (id, &deep)));
-        }
-        if self.machine_wide && self.pass.syscalls {
-            wanted.extend(self.points.enter.map(|id| (id, &by)));
-            wanted.extend(self.points.leave.map(|id| (id, &by)));
-        }
+        let passed = open::Passed::new(tids, self.newborn);
         let mut events = Vec::new();
-        for (id, filter) in wanted {
+        for (id, filter) in self.wanted(&passed) {
             for (cpu, ring) in self.cpus.iter().zip(&self.rings) {
-                match open::filtered(id, *cpu, filter, ring) {
+                match open::filtered(id, *cpu, &filter, ring) {
                     Ok(event) => events.push(event),
-                    // Nothing but the difference between disk and other waits is lost.
-                    Err(_) if Some(id) == self.points.switch => self.points.switch = None,
+                    Err(e) if self.points.switch.is_some_and(|s| s.id == id) => {
+                        self.tell(crate::doctor::switches_refused(&e));
+                        return false;
+                    }
                     Err(e) => {
                         self.points.waking = None;
                         self.tell(crate::doctor::wakeups_refused(&e));
@@ -387,9 +413,26 @@ impl Core {
                 }
             }
         }
-        self.wakeups = events;
-        self.filtered = tids;
+        self.tracepoints = events;
+        self.passed = passed;
         true
+    }
+
+    /// Numbers of the tracepoints this pass takes, each with its filter.
+    fn wanted(&self, passed: &open::Passed) -> Vec<(u64, String)> {
+        let mut wanted = Vec::new();
+        if self.width == Width::Filtered {
+            let switch = self.points.switch.map(|s| s.id);
+            wanted.extend(switch.map(|id| (id, passed.either(["prev_pid", "next_pid"]))));
+        }
+        if let Some(id) = self.points.waking.filter(|_| self.pass.wakeups) {
+            wanted.push((id, passed.filter("pid")));
+        }
+        if self.pass.syscalls && !self.syscalls_by_thread {
+            let calls = [self.points.enter, self.points.leave];
+            wanted.extend(calls.into_iter().flatten().map(|id| (id, passed.filter("common_pid"))));
+        }
+        wanted
     }
 
     fn tell(&mut self, news: Coverage) {

@@ -3,6 +3,7 @@
 use super::ring::{Ring, control, open};
 use super::tracefs::Tracepoints;
 use perf_event_open_sys::bindings::{self, perf_event_attr};
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -76,6 +77,14 @@ pub(crate) fn rings(cpus: &[i32]) -> io::Result<Vec<Ring>> {
     cpus.iter().map(|cpu| Ring::map(open(&mut dummy(), own, *cpu)?, each)).collect()
 }
 
+/// Birth and death records of every thread on one CPU.
+///
+/// # Errors
+/// As [`switches`].
+pub(crate) fn births(cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
+    side_band(dummy(), -1, cpu, ring)
+}
+
 /// Context-switch, birth and death records of one thread (`tid` −1: of every thread) on one CPU.
 ///
 /// # Errors
@@ -83,6 +92,10 @@ pub(crate) fn rings(cpus: &[i32]) -> io::Result<Vec<Ring>> {
 pub(crate) fn switches(tid: i32, cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
     let mut attr = dummy();
     attr.set_context_switch(1);
+    side_band(attr, tid, cpu, ring)
+}
+
+fn side_band(mut attr: perf_event_attr, tid: i32, cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
     attr.set_task(1);
     attr.set_inherit(u64::from(tid != -1));
     let event = open(&mut attr, tid, cpu)?;
@@ -130,34 +143,68 @@ pub(crate) fn filtered(id: u64, cpu: i32, filter: &str, ring: &Ring) -> io::Resu
     Ok(event)
 }
 
-/// A filter that passes at least the given thread ids, short enough for the kernel: neighbours are
-/// merged into ranges, closest first, until it fits. What it lets through beyond is dropped later.
-pub(crate) fn filter(field: &str, tids: impl IntoIterator<Item = i32>) -> String {
-    let mut tids: Vec<i32> = tids.into_iter().collect();
-    tids.sort_unstable();
-    tids.dedup();
-    let mut gap = 1;
-    loop {
-        let mut ranges: Vec<(i32, i32)> = Vec::new();
-        for tid in &tids {
-            match ranges.last_mut() {
-                Some(last) if tid.saturating_sub(last.1) <= gap => last.1 = *tid,
-                _ => ranges.push((*tid, *tid)),
+/// Threads whose events pass a filter in the kernel.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Passed {
+    tids: BTreeSet<i32>,
+    /// Ids from here on pass too: the kernel counts up, so these are threads not born yet, and
+    /// nothing of them is missed until they are known. What others give birth to is dropped later.
+    newborn: Option<i32>,
+}
+
+impl Passed {
+    /// These threads, and those born from now on (read `newborn` before listing them).
+    pub(crate) fn new(tids: impl IntoIterator<Item = i32>, newborn: Option<i32>) -> Passed {
+        let known = |tid: &i32| newborn.is_none_or(|first| *tid < first);
+        Passed { tids: tids.into_iter().filter(known).collect(), newborn }
+    }
+
+    /// Whether the thread's events pass.
+    pub(crate) fn has(&self, tid: i32) -> bool {
+        self.newborn.is_some_and(|first| tid >= first) || self.tids.contains(&tid)
+    }
+
+    /// The filter on `field`, short enough for the kernel: neighbours are merged into ranges,
+    /// closest first, until `limit` bytes hold it. What it lets through beyond is dropped later.
+    fn text(&self, field: &str, limit: usize) -> String {
+        let newborn = self.newborn.map(|first| format!("{field}>={first}"));
+        let mut gap = 1;
+        loop {
+            let mut ranges: Vec<(i32, i32)> = Vec::new();
+            for tid in &self.tids {
+                match ranges.last_mut() {
+                    Some(last) if tid.saturating_sub(last.1) <= gap => last.1 = *tid,
+                    _ => ranges.push((*tid, *tid)),
+                }
             }
-        }
-        let parts: Vec<String> = ranges
-            .iter()
-            .map(|(a, b)| match a == b {
+            let one = |(a, b): &(i32, i32)| match a == b {
                 true => format!("{field}=={a}"),
                 false => format!("({field}>={a}&&{field}<={b})"),
-            })
-            .collect();
-        let text = parts.join("||");
-        if text.len() <= FILTER_LIMIT || ranges.len() == 1 {
-            return text;
+            };
+            let parts: Vec<String> = ranges.iter().map(one).chain(newborn.clone()).collect();
+            let text = parts.join("||");
+            if text.len() <= limit || ranges.len() <= 1 {
+                return text;
+            }
+            gap = gap.saturating_mul(2);
         }
-        gap = gap.saturating_mul(2);
     }
+
+    /// The filter on one field.
+    pub(crate) fn filter(&self, field: &str) -> String {
+        self.text(field, FILTER_LIMIT)
+    }
+
+    /// The filter that passes when either field does.
+    pub(crate) fn either(&self, fields: [&str; 2]) -> String {
+        fields.map(|field| self.text(field, FILTER_LIMIT / 2)).join("||")
+    }
+}
+
+/// The id the kernel gives to the next thread, unless it has none left and begins anew.
+pub(crate) fn next_thread() -> Option<i32> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().last()?.parse::<i32>().ok()?.checked_add(1)
 }
 
 #[cfg(test)]
@@ -166,10 +213,13 @@ mod tests {
 
     #[test]
     fn filters_fit_and_pass_every_thread() {
-        assert_eq!(filter("pid", [7, 3, 3]), "pid==3||pid==7");
-        assert_eq!(filter("pid", [3, 4, 5, 9]), "(pid>=3&&pid<=5)||pid==9");
-        let many = filter("pid", (0..3000).map(|n| n * 7));
-        assert!(many.len() <= FILTER_LIMIT, "{}", many.len());
+        let filter = |tids: &[i32], newborn| Passed::new(tids.to_vec(), newborn).filter("pid");
+        assert_eq!(filter(&[7, 3, 3], None), "pid==3||pid==7");
+        assert_eq!(filter(&[3, 4, 5, 9], None), "(pid>=3&&pid<=5)||pid==9");
+        assert_eq!(filter(&[3, 9, 11], Some(9)), "pid==3||pid>=9");
+        let many = Passed::new((0..3000).map(|n| n * 7), Some(21_000));
+        assert!(many.either(["prev_pid", "next_pid"]).len() <= FILTER_LIMIT);
+        assert!(many.has(7) && !many.has(8) && many.has(30_000));
     }
 
     #[test]
