@@ -88,11 +88,7 @@ impl Session {
         let Some(found) = &self.found else {
             return Reply::Done { coverage: Vec::new() };
         };
-        let own = std::process::id() as i32;
-        let lone: Vec<(i32, i32)> = match self.generator {
-            true => self.generator_threads.iter().map(|tid| (own, *tid)).collect(),
-            false => Vec::new(),
-        };
+        let lone = self.lone();
         let (scheduler, mut coverage) = match found.pids.is_empty() {
             true => (None, Vec::new()),
             false => Scheduler::start(&found.pids, &lone, pass),
@@ -108,6 +104,15 @@ impl Session {
         Reply::Done { coverage: last_words(coverage) }
     }
 
+    /// Threads to watch beside the service's, with their processes: the generator's, and peers'
+    /// that no packet and no traced system call shows.
+    fn lone(&self) -> Vec<(i32, i32)> {
+        let own = std::process::id() as i32;
+        let generator = self.generator_threads.iter().filter(|_| self.generator);
+        let peers = self.wakers.threads().filter(|_| !self.pass.syscalls);
+        generator.map(|tid| (own, *tid)).chain(peers).collect()
+    }
+
     pub(crate) fn begin(&mut self, window: u32) -> Reply {
         self.before = Some((window, Snapshot::take(&self.wanted())));
         Reply::Done { coverage: Vec::new() }
@@ -115,7 +120,8 @@ impl Session {
 
     pub(crate) fn end(&mut self, window: u32) -> Reply {
         let counters = self.counters(window);
-        let batch = self.scheduler.as_ref().map(Scheduler::drain).unwrap_or_default();
+        let mut batch = self.scheduler.as_ref().map(Scheduler::drain).unwrap_or_default();
+        let by_wakers = self.told_by_wakers(&mut batch);
         let captured = self.capture.as_ref().map(CaptureThread::drain).unwrap_or_default();
         let mut news = self.look_again(&captured.calls, &batch);
         if let Some(why) = &captured.failed {
@@ -136,10 +142,7 @@ impl Session {
         let intervals: Vec<ThreadInterval> =
             batch.intervals.iter().filter(of_service).copied().collect();
         let mut calls = self.owners.keep(captured.calls, &flows, &intervals);
-        // Traced system calls show the same round trips, with their bytes.
-        if !self.pass.syscalls {
-            calls.extend(self.wakers.calls(&batch.intervals, &self.generator_threads));
-        }
+        calls.extend(by_wakers);
         calls.extend(batch.calls);
         calls.sort_by_key(|c| (c.start, c.end, c.connection));
         add(EvidenceBody::Calls(calls));
@@ -147,6 +150,21 @@ impl Session {
         add(EvidenceBody::Intervals(batch.intervals));
         add(EvidenceBody::Coverage(news));
         Reply::Batch { evidence }
+    }
+
+    /// Calls to peers of which only the scheduler tells; what it tells of the peers' threads is
+    /// taken out. Traced system calls show the same round trips, with their bytes.
+    fn told_by_wakers(&self, batch: &mut SchedBatch) -> Vec<Call> {
+        let generator = &self.generator_threads;
+        let tids = batch.threads.iter().map(|t| t.0).chain(batch.intervals.iter().map(|i| i.tid));
+        let service = tids.filter(|t| !self.wakers.has(*t) && !generator.contains(t)).collect();
+        let calls = match self.pass.syscalls {
+            true => Vec::new(),
+            false => self.wakers.calls(&batch.intervals, &service),
+        };
+        batch.threads.retain(|t| !self.wakers.has(t.0));
+        batch.intervals.retain(|i| !self.wakers.has(i.tid));
+        calls
     }
 
     /// Detaches; what was found stays.
@@ -194,17 +212,18 @@ impl Session {
             capture.follow(found.flows.clone());
         }
         let pids = found.pids.clone();
-        let news = self.scheduler.as_ref().map(|s| s.refresh(&pids)).unwrap_or_default();
         self.look_at_servers(&table);
+        let lone = self.lone();
+        let refresh = |s: &Scheduler| s.refresh(&pids, lone);
+        let news = self.scheduler.as_ref().map(refresh).unwrap_or_default();
         self.tell_descriptors();
         news
     }
 
     fn look_at_servers(&mut self, table: &Table) {
-        let servers = self.found.as_ref().map(|f| f.servers.as_slice()).unwrap_or_default();
-        self.servers = with_children(servers, table);
-        let unix = self.found.as_ref().map(|f| f.unix_servers.as_slice()).unwrap_or_default();
-        self.wakers = Wakers::of(unix, table);
+        let Some(found) = &self.found else { return };
+        self.servers = with_children(&found.servers, table);
+        self.wakers = Wakers::of(&found.unix_servers, &found.pids, table);
     }
 
     /// Round trips seen as system calls are wanted where no packet shows them.

@@ -36,7 +36,7 @@ impl Family {
         unix::own_session(command);
         #[cfg(unix)]
         // Before there is something to end: no moment is left in which a kill would leave it.
-        let watchdog = unix::watch(carried).ok();
+        let watchdog = Some(unix::watch(carried)?);
         let child = command.spawn()?;
         #[cfg(unix)]
         watchdog.iter().for_each(|w| w.note(child.id()));

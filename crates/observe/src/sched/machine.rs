@@ -40,6 +40,8 @@ struct Thread {
     woken: Option<Nanos>,
     /// A wake-up that met the thread on the CPU.
     raced: Option<Nanos>,
+    /// When it was told to be going to an uninterruptible sleep.
+    deep: Option<Nanos>,
 }
 
 /// Kinds of descriptors by process and number (a number means something only within a process).
@@ -118,9 +120,8 @@ impl Machine {
                 thread.raced = None;
                 self.turn(e.tid, e.at, State::Running);
             }
-            Event::Out { preempted, deep } if !thread.off_cpu() => {
-                self.left(e.tid, e.at, preempted, deep);
-            }
+            Event::Out { preempted } if !thread.off_cpu() => self.left(e.tid, e.at, preempted),
+            Event::Deep => thread.deep = Some(e.at),
             Event::Wake { by } => self.woke(e.tid, e.at, by),
             Event::Enter { nr, args } => self.entered(e.tid, e.at, nr, args),
             Event::Leave { ret, .. } => self.leave(e.tid, e.at, ret),
@@ -129,9 +130,10 @@ impl Machine {
         }
     }
 
-    fn left(&mut self, tid: i32, at: Nanos, preempted: bool, deep: bool) {
+    fn left(&mut self, tid: i32, at: Nanos, preempted: bool) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         let raced = thread.raced.take().filter(|woken| *woken + WAKE_RACE >= at);
+        let deep = thread.deep.take().is_some_and(|told| told + WAKE_RACE >= at);
         let next = if preempted || raced.is_some() {
             State::Runnable
         } else {
@@ -320,6 +322,7 @@ impl Thread {
             blocked: Vec::new(),
             woken: None,
             raced: None,
+            deep: None,
         }
     }
 
@@ -352,7 +355,7 @@ mod tests {
 
     const RUN: ThreadState = ThreadState::Running { kernel: false };
     const KERNEL: ThreadState = ThreadState::Running { kernel: true };
-    const OUT: Event = Event::Out { preempted: false, deep: false };
+    const OUT: Event = Event::Out { preempted: false };
 
     fn check(events: &[Stamped], want: &[(u64, u64, ThreadState)]) {
         let mut machine = Machine::new(Arch::X86);
@@ -376,7 +379,7 @@ mod tests {
             &[(100, 200, unknown), (200, 300, RUN), (300, 400, unknown), (400, 1000, RUN)],
         );
         check(
-            &[at(300, 1, Event::Out { preempted: true, deep: false }), at(400, 1, Event::In)],
+            &[at(300, 1, Event::Out { preempted: true }), at(400, 1, Event::In)],
             &[(100, 300, RUN), (300, 400, ThreadState::Runnable), (400, 1000, RUN)],
         );
     }
@@ -411,7 +414,8 @@ mod tests {
     #[test]
     fn an_uninterruptible_sleep_waits_for_a_device() {
         let events = [
-            at(301, 1, Event::Out { preempted: false, deep: true }),
+            at(300, 1, Event::Deep),
+            at(301, 1, OUT),
             at(400, 1, Event::Wake { by: 0 }),
             at(410, 1, Event::In),
             at(500, 1, OUT),
@@ -454,7 +458,8 @@ mod tests {
     fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Event::In),
-            any::<(bool, bool)>().prop_map(|(preempted, deep)| Event::Out { preempted, deep }),
+            any::<bool>().prop_map(|preempted| Event::Out { preempted }),
+            Just(Event::Deep),
             (0..4i32).prop_map(|by| Event::Wake { by }),
             (0..500i64, any::<u64>())
                 .prop_map(|(nr, a)| Event::Enter { nr, args: [a % 8, a, a, a, a, a] }),

@@ -77,14 +77,6 @@ pub(crate) fn rings(cpus: &[i32]) -> io::Result<Vec<Ring>> {
     cpus.iter().map(|cpu| Ring::map(open(&mut dummy(), own, *cpu)?, each)).collect()
 }
 
-/// Birth and death records of every thread on one CPU.
-///
-/// # Errors
-/// As [`switches`].
-pub(crate) fn births(cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
-    side_band(dummy(), -1, cpu, ring)
-}
-
 /// Context-switch, birth and death records of one thread (`tid` −1: of every thread) on one CPU.
 ///
 /// # Errors
@@ -92,10 +84,6 @@ pub(crate) fn births(cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
 pub(crate) fn switches(tid: i32, cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
     let mut attr = dummy();
     attr.set_context_switch(1);
-    side_band(attr, tid, cpu, ring)
-}
-
-fn side_band(mut attr: perf_event_attr, tid: i32, cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
     attr.set_task(1);
     attr.set_inherit(u64::from(tid != -1));
     let event = open(&mut attr, tid, cpu)?;
@@ -165,8 +153,8 @@ impl Passed {
     }
 
     /// The filter on `field`, short enough for the kernel: neighbours are merged into ranges,
-    /// closest first, until `limit` bytes hold it. What it lets through beyond is dropped later.
-    fn text(&self, field: &str, limit: usize) -> String {
+    /// closest first, until it fits. What it lets through beyond is dropped later.
+    pub(crate) fn filter(&self, field: &str) -> String {
         let newborn = self.newborn.map(|first| format!("{field}>={first}"));
         let mut gap = 1;
         loop {
@@ -183,21 +171,11 @@ impl Passed {
             };
             let parts: Vec<String> = ranges.iter().map(one).chain(newborn.clone()).collect();
             let text = parts.join("||");
-            if text.len() <= limit || ranges.len() <= 1 {
+            if text.len() <= FILTER_LIMIT || ranges.len() <= 1 {
                 return text;
             }
             gap = gap.saturating_mul(2);
         }
-    }
-
-    /// The filter on one field.
-    pub(crate) fn filter(&self, field: &str) -> String {
-        self.text(field, FILTER_LIMIT)
-    }
-
-    /// The filter that passes when either field does.
-    pub(crate) fn either(&self, fields: [&str; 2]) -> String {
-        fields.map(|field| self.text(field, FILTER_LIMIT / 2)).join("||")
     }
 }
 
@@ -218,7 +196,7 @@ mod tests {
         assert_eq!(filter(&[3, 4, 5, 9], None), "(pid>=3&&pid<=5)||pid==9");
         assert_eq!(filter(&[3, 9, 11], Some(9)), "pid==3||pid>=9");
         let many = Passed::new((0..3000).map(|n| n * 7), Some(21_000));
-        assert!(many.either(["prev_pid", "next_pid"]).len() <= FILTER_LIMIT);
+        assert!(many.filter("prev_pid").len() <= FILTER_LIMIT);
         assert!(many.has(7) && !many.has(8) && many.has(30_000));
     }
 

@@ -11,13 +11,13 @@ use evidence::Nanos;
 pub(crate) enum Event {
     /// Got a CPU.
     In,
-    /// Left the CPU.
+    /// Left the CPU; `preempted` when it could have gone on.
     Out {
-        /// Could have gone on: still runnable.
+        /// Still runnable.
         preempted: bool,
-        /// Sleeps uninterruptibly, for a device; only the tracepoint tells.
-        deep: bool,
     },
+    /// Is about to leave the CPU for an uninterruptible sleep: [`Event::Out`] follows.
+    Deep,
     /// Is being woken by thread `by` (0: an interrupt).
     Wake {
         /// Waker.
@@ -64,19 +64,12 @@ pub(crate) struct Stamped {
 pub(crate) enum Record {
     /// Something happened to a thread.
     Event(Stamped),
-    /// One thread left a CPU to another.
-    Switch(Stamped, Stamped),
     /// The kernel dropped this many records.
     Lost(u64),
     /// Not of interest, or not intact.
     Ignored,
 }
 
-/// A thread's state in `sched_switch`: the bits in which it sleeps or is dead; a runnable one has
-/// none of them.
-const STATE_OFF: u32 = 0xff;
-/// `TASK_UNINTERRUPTIBLE` in it, for ever (it is part of `ps` and of tracing tools).
-const STATE_UNINTERRUPTIBLE: u32 = 2;
 const RECORD_LOST: u32 = 2;
 const RECORD_EXIT: u32 = 4;
 const RECORD_FORK: u32 = 7;
@@ -108,10 +101,7 @@ pub(crate) fn parse(bytes: &[u8], points: &Tracepoints) -> Record {
         RECORD_SWITCH | RECORD_SWITCH_CPU_WIDE => switch(bytes),
         RECORD_FORK => task(bytes, true),
         RECORD_EXIT => task(bytes, false),
-        RECORD_SAMPLE => match handed_over(bytes, points) {
-            Some((out, into)) => return Record::Switch(out, into),
-            None => sample(bytes, points),
-        },
+        RECORD_SAMPLE => sample(bytes, points),
         _ => None,
     };
     parsed.map_or(Record::Ignored, Record::Event)
@@ -121,7 +111,7 @@ fn switch(bytes: &[u8]) -> Option<Stamped> {
     let misc = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let trailer = bytes.len().checked_sub(16)?;
     let event = if misc & MISC_SWITCH_OUT != 0 {
-        Event::Out { preempted: misc & MISC_SWITCH_OUT_PREEMPT != 0, deep: false }
+        Event::Out { preempted: misc & MISC_SWITCH_OUT_PREEMPT != 0 }
     } else {
         Event::In
     };
@@ -136,36 +126,22 @@ fn task(bytes: &[u8], born: bool) -> Option<Stamped> {
     Some(Stamped { at: Nanos(u64_at(bytes, 24)?), tid, event })
 }
 
-/// A sample's number of tracepoint and raw data.
-fn raw(bytes: &[u8]) -> Option<(Option<u64>, &[u8])> {
-    let size = u32_at(bytes, 24)? as usize;
-    let raw = bytes.get(RAW..)?;
-    let raw = raw.get(..size.min(raw.len()))?;
-    Some((Some(u64::from(u16::from_ne_bytes(raw.get(..2)?.try_into().ok()?))), raw))
-}
-
-/// `sched_switch`: who left the CPU and how, and who got it.
-fn handed_over(bytes: &[u8], points: &Tracepoints) -> Option<(Stamped, Stamped)> {
-    let at = Nanos(u64_at(bytes, 16)?);
-    let (id, raw) = raw(bytes)?;
-    let fields = points.switch.filter(|s| id == Some(s.id))?;
-    let state = u32_at(raw, fields.prev_state)?;
-    let event =
-        Event::Out { preempted: state & STATE_OFF == 0, deep: state & STATE_UNINTERRUPTIBLE != 0 };
-    let left = Stamped { at, tid: u32_at(raw, fields.prev_pid)? as i32, event };
-    let next = Stamped { at, tid: u32_at(raw, fields.next_pid)? as i32, event: Event::In };
-    Some((left, next))
-}
-
 fn sample(bytes: &[u8], points: &Tracepoints) -> Option<Stamped> {
     let current = u32_at(bytes, 12)? as i32;
     let at = Nanos(u64_at(bytes, 16)?);
-    let (id, raw) = raw(bytes)?;
+    let size = u32_at(bytes, 24)? as usize;
+    let raw = bytes.get(RAW..)?;
+    let raw = raw.get(..size.min(raw.len()))?;
+    let id = Some(u64::from(u16::from_ne_bytes(raw.get(..2)?.try_into().ok()?)));
     if id == points.waking {
         let tid = u32_at(raw, points.waking_pid_offset)? as i32;
         // A timer or packet wakes from whatever thread it happens to interrupt.
         let by = if raw.get(2)? & IN_INTERRUPT != 0 { 0 } else { current };
         return Some(Stamped { at, tid, event: Event::Wake { by } });
+    }
+    if id == points.switch {
+        let tid = u32_at(raw, points.switch_pid_offset)? as i32;
+        return Some(Stamped { at, tid, event: Event::Deep });
     }
     let nr = u64_at(raw, 8)? as i64;
     if id == points.enter {
@@ -185,14 +161,14 @@ fn sample(bytes: &[u8], points: &Tracepoints) -> Option<Stamped> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sched::tracefs::Switch;
     use proptest::prelude::*;
 
     fn points() -> Tracepoints {
         Tracepoints {
             waking: Some(300),
             waking_pid_offset: 24,
-            switch: Some(Switch { id: 301, prev_pid: 24, prev_state: 32, next_pid: 56 }),
+            switch: Some(301),
+            switch_pid_offset: 24,
             enter: Some(400),
             leave: Some(401),
         }
@@ -216,8 +192,8 @@ mod tests {
         let trailer: &[&[u8]] = &[&7u32.to_ne_bytes(), &8u32.to_ne_bytes(), &99u64.to_ne_bytes()];
         let event = |event| Record::Event(Stamped { at: Nanos(99), tid: 8, event });
         check(&record(14, 0, trailer), event(Event::In));
-        check(&record(14, 1 << 13, trailer), event(Event::Out { preempted: false, deep: false }));
-        check(&record(14, 3 << 13, trailer), event(Event::Out { preempted: true, deep: false }));
+        check(&record(14, 1 << 13, trailer), event(Event::Out { preempted: false }));
+        check(&record(14, 3 << 13, trailer), event(Event::Out { preempted: true }));
         check(&record(2, 0, &[&1u64.to_ne_bytes(), &5u64.to_ne_bytes()]), Record::Lost(5));
         let words: Vec<u8> = [7u32, 6, 8, 6].iter().flat_map(|w| w.to_ne_bytes()).collect();
         let born = record(7, 0, &[&words, &99u64.to_ne_bytes()]);
@@ -225,37 +201,20 @@ mod tests {
         check(&record(9, 0, &[&[0; 4]]), Record::Ignored);
     }
 
-    /// A tracepoint's sample at 50, taken while thread 2 of process 1 ran.
-    fn sampled(raw: &[u8]) -> Vec<u8> {
-        let size = (raw.len() as u32).to_ne_bytes();
-        let (pid, tid, at) = (1u32.to_ne_bytes(), 2u32.to_ne_bytes(), 50u64.to_ne_bytes());
-        record(9, 0, &[&pid, &tid, &at, &size, raw])
-    }
-
     #[test]
     fn a_waking_sample_names_both_threads() {
         let mut raw = vec![0; 36];
         raw[..2].copy_from_slice(&300u16.to_ne_bytes());
         raw[24..28].copy_from_slice(&77u32.to_ne_bytes());
+        let head: &[&[u8]] = &[
+            &1u32.to_ne_bytes(),
+            &2u32.to_ne_bytes(),
+            &50u64.to_ne_bytes(),
+            &36u32.to_ne_bytes(),
+            &raw,
+        ];
         let want = Stamped { at: Nanos(50), tid: 77, event: Event::Wake { by: 2 } };
-        check(&sampled(&raw), Record::Event(want));
-    }
-
-    #[test]
-    fn a_switch_sample_tells_how_the_thread_left() {
-        for (state, preempted, deep) in
-            [(0, true, false), (0x100, true, false), (1, false, false), (2, false, true)]
-        {
-            let mut raw = vec![0; 64];
-            raw[..2].copy_from_slice(&301u16.to_ne_bytes());
-            raw[24..28].copy_from_slice(&2u32.to_ne_bytes());
-            raw[32..36].copy_from_slice(&u32::to_ne_bytes(state));
-            raw[56..60].copy_from_slice(&9u32.to_ne_bytes());
-            let stamped = |tid, event| Stamped { at: Nanos(50), tid, event };
-            let out = stamped(2, Event::Out { preempted, deep });
-            check(&sampled(&raw), Record::Switch(out, stamped(9, Event::In)));
-            check(&sampled(&raw[..40]), Record::Ignored);
-        }
+        check(&record(9, 0, head), Record::Event(want));
     }
 
     proptest! {

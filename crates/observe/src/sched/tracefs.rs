@@ -14,24 +14,13 @@ pub(crate) struct Tracepoints {
     /// Where the woken thread's id is within its raw data.
     pub waking_pid_offset: usize,
     /// `sched/sched_switch`.
-    pub switch: Option<Switch>,
+    pub switch: Option<u64>,
+    /// Where the id of the thread that leaves is within its raw data.
+    pub switch_pid_offset: usize,
     /// `raw_syscalls/sys_enter`.
     pub enter: Option<u64>,
     /// `raw_syscalls/sys_exit`.
     pub leave: Option<u64>,
-}
-
-/// `sched/sched_switch` and where its fields are within its raw data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Switch {
-    /// Number.
-    pub id: u64,
-    /// Thread that leaves.
-    pub prev_pid: usize,
-    /// Its state.
-    pub prev_state: usize,
-    /// Thread that gets the CPU.
-    pub next_pid: usize,
 }
 
 /// How the numbers were read, or why they could not be.
@@ -65,18 +54,15 @@ fn read_under(root: &str) -> io::Result<Tracepoints> {
     };
     let format = |point: &str| fs::read_to_string(format!("{root}/events/sched/{point}/format"));
     let waking = format("sched_waking")?;
-    // Filters go by the names of fields: without the format there is none.
-    let fields = format("sched_switch").unwrap_or_default();
-    let field = |name| field_offset(&fields, name);
-    let switch = || {
-        let id = number("sched/sched_switch").ok()?;
-        let (prev_pid, prev_state) = (field("prev_pid")?, field("prev_state")?);
-        Some(Switch { id, prev_pid, prev_state, next_pid: field("next_pid")? })
-    };
+    // Its filter is by the name of a field: without the format there is none.
+    let switch = format("sched_switch").unwrap_or_default();
+    let switch_pid = field_offset(&switch, "prev_pid");
+    let has_state = field_offset(&switch, "prev_state").is_some();
     Ok(Tracepoints {
         waking: Some(number("sched/sched_waking")?),
         waking_pid_offset: field_offset(&waking, "pid").unwrap_or(24),
-        switch: switch(),
+        switch: number("sched/sched_switch").ok().filter(|_| switch_pid.is_some() && has_state),
+        switch_pid_offset: switch_pid.unwrap_or(24),
         enter: number("raw_syscalls/sys_enter").ok(),
         leave: number("raw_syscalls/sys_exit").ok(),
     })

@@ -92,10 +92,9 @@ while True:
     );
     let _peer = Running::start(&["python3", "-c", &peer]);
     let work = "for _ in range(10): P.send(b'q'); P.recv(64)";
-    // One thread for all: wake-ups of a thread that was just born are not asked for yet.
+    // A thread is born for each request: it is watched from its birth.
     let connect = format!("P = socket.socket(socket.AF_UNIX); P.connect('{path}')");
-    let text =
-        server(work).replace("s = http.server.Threading", &format!("{connect}\ns = http.server."));
+    let text = server(work).replace("s = http.server.", &format!("{connect}\ns = http.server."));
     let service = Running::start(&["python3", "-c", &text]);
     let mut observer = Observer::local(None).expect("observer");
     let (seen, coverage) = found(&mut observer, service.port);
