@@ -17,8 +17,9 @@ pub enum ProbeState {
 /// One probe's outcome, as printed by `doctor` and in the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// Stable kebab name: `packet-capture`, `context-switches`, `wakeups`, `syscalls`,
-    /// `cpu-stacks`, `process-fds`, `thread-counters`, `python-stacks`, `node-inspector`, …
+    /// Stable kebab name: `packet-capture`, `context-switches`, `wakeups`, `kernel-programs`,
+    /// `syscalls`, `cpu-stacks`, `process-fds`, `thread-counters`, `python-stacks`,
+    /// `node-inspector`, …
     pub probe: String,
     /// How much of it works.
     pub state: ProbeState,

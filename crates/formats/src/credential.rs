@@ -1,6 +1,7 @@
-//! Headers with secrets: which are, how they are referred to, and how references are filled in.
+//! Headers with secrets: which are, and how they are referred to. References are filled in when a
+//! request is rendered, so that no secret is held longer than needed.
 
-use evidence::{Credential, HeaderValue, RequestTemplate, is_secret_name};
+use evidence::{Credential, HeaderValue, is_secret_name};
 use thiserror::Error;
 
 /// Why a header cannot be used.
@@ -18,16 +19,6 @@ pub enum HeaderError {
          is possible, so put the rest into the variable or the file too"
     )]
     AfterReference(String),
-    /// A reference could not be filled in.
-    #[error("{reference} of header `{name}` is not available: {why}")]
-    Unresolved {
-        /// Header.
-        name: String,
-        /// `env:TOKEN` or `file:PATH`.
-        reference: String,
-        /// Reason.
-        why: String,
-    },
 }
 
 /// Parses `Name: value`; the value may hold `env:NAME` or `file:PATH`, with text before it.
@@ -111,42 +102,6 @@ fn reference(text: &str) -> Option<(usize, Option<Credential>)> {
     Some((at, (length == name.len()).then_some(credential)))
 }
 
-/// Fills every reference in the headers of `template`, asking `lookup` for each (a variable's
-/// value, a file's first line).
-///
-/// # Errors
-/// [`HeaderError::Unresolved`] with the reason `lookup` gave.
-pub fn resolve(
-    template: &mut RequestTemplate,
-    lookup: &dyn Fn(&Credential) -> Result<String, String>,
-) -> Result<(), HeaderError> {
-    for (name, value) in &mut template.headers {
-        let HeaderValue::Secret { credential, secret, .. } = value else { continue };
-        let reference = match &*credential {
-            Credential::Inline => continue,
-            Credential::Env { name } => format!("env:{name}"),
-            Credential::File { path } => format!("file:{path}"),
-        };
-        *secret = lookup(credential).and_then(one_line).map_err(|why| HeaderError::Unresolved {
-            name: name.clone(),
-            reference,
-            why,
-        })?;
-    }
-    Ok(())
-}
-
-fn one_line(text: String) -> Result<String, String> {
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err("it is empty".into());
-    }
-    if text.chars().any(char::is_control) {
-        return Err("it holds a control character".into());
-    }
-    Ok(text.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,17 +135,5 @@ mod tests {
         check("no header", "Shape(\"no header\")");
         check("a b: c", "Shape(\"a b: c\")");
         check("a: b\r\nc: d", "Control(\"a\")");
-    }
-
-    #[test]
-    fn references_are_filled_in_or_say_why_not() {
-        let (name, value) = header("Authorization: Bearer env:TOKEN").unwrap();
-        let mut template = crate::endpoint::parse("http://h/", None).unwrap().template;
-        template.headers.push((name, value));
-        resolve(&mut template, &|_| Ok("abc\n".into())).unwrap();
-        let HeaderValue::Secret { secret, .. } = &template.headers[0].1 else { unreachable!() };
-        assert_eq!(secret, "abc");
-        let error = resolve(&mut template, &|_| Err("not set".into())).unwrap_err();
-        assert!(error.to_string().contains("env:TOKEN"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! A login as a file: one request in plain HTTP format (request line, headers, blank line, body).
 //! Lines before the request that start with `#` or `//` are comments; `< PATH` as the body is a
-//! file.
+//! file. `{{env:NAME}}` and `{{file:PATH}}` in the body stand for secrets kept elsewhere.
 
 use crate::template::Braces;
 use crate::url::{self, UrlError};
@@ -43,6 +43,14 @@ pub enum LoginError {
         line: usize,
         /// What is wrong with it.
         source: UrlError,
+    },
+    /// A secret that the body refers to.
+    #[error("the body's {{{{{reference}}}}} is not available: {why}")]
+    Unresolved {
+        /// `env:NAME` or `file:PATH`.
+        reference: String,
+        /// Reason.
+        why: String,
     },
 }
 
@@ -87,6 +95,60 @@ pub fn parse(text: &str, base: Option<&str>) -> Result<RequestTemplate, LoginErr
         compressed: false,
         follow_redirects: false,
     })
+}
+
+/// Fills `{{env:NAME}}` and `{{file:PATH}}` of an inline body, asking `lookup` for each (given
+/// without the braces), escaped as the content type wants it: within a JSON string, percent-encoded
+/// in a form. What else stands in double braces stays.
+///
+/// # Errors
+/// [`LoginError::Unresolved`] with the reason `lookup` gave.
+pub fn fill(
+    template: &mut RequestTemplate,
+    lookup: &dyn Fn(&str) -> Result<String, String>,
+) -> Result<(), LoginError> {
+    let kind = template.headers.iter().find(|h| h.0.eq_ignore_ascii_case("content-type"));
+    let kind = match kind {
+        Some((_, HeaderValue::Plain { text })) => text.to_ascii_lowercase(),
+        _ => String::new(),
+    };
+    let Body::Inline { bytes, length } = &mut template.body else { return Ok(()) };
+    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(()) };
+    let (mut filled, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("{{") {
+        filled.push_str(before);
+        rest = after;
+        let inner = after.split_once("}}").filter(|(reference, _)| {
+            reference.starts_with("env:") || reference.starts_with("file:")
+        });
+        let Some((reference, after)) = inner else {
+            filled.push_str("{{");
+            continue;
+        };
+        let secret = lookup(reference).and_then(|secret| match secret.is_empty() {
+            true => Err("it is empty".to_owned()),
+            false => Ok(secret),
+        });
+        let secret = secret
+            .map_err(|why| LoginError::Unresolved { reference: reference.to_owned(), why })?;
+        filled.push_str(&escaped(&secret, &kind));
+        rest = after;
+    }
+    filled.push_str(rest);
+    *length = filled.len() as u64;
+    *bytes = filled.into_bytes();
+    Ok(())
+}
+
+fn escaped(secret: &str, kind: &str) -> String {
+    if kind.contains("json") {
+        let quoted = serde_json::Value::from(secret).to_string();
+        quoted.get(1..quoted.len() - 1).unwrap_or_default().to_owned()
+    } else if kind.starts_with("application/x-www-form-urlencoded") {
+        url::percent_encoded(secret.as_bytes())
+    } else {
+        secret.to_owned()
+    }
 }
 
 /// Head without comments (their lines kept empty, so numbers stay right), and body.
@@ -181,5 +243,34 @@ mod tests {
             "line 1: `/l` is relative and no base URL is known; give the whole URL, \
              http://HOST:PORT/l",
         );
+    }
+    #[test]
+    fn references_in_bodies() {
+        let check = |body: &str, expected: &str| {
+            let mut template = parse(&format!("POST http://h/\n\n{body}"), None).unwrap();
+            let lookup = |reference: &str| match reference {
+                "env:PW" => Ok("a\"b&c".to_owned()),
+                "file:/k e" => Ok("k".to_owned()),
+                "env:EMPTY" => Ok(String::new()),
+                _ => Err("not set".to_owned()),
+            };
+            let shown = match fill(&mut template, &lookup) {
+                Err(e) => e.to_string(),
+                Ok(()) => match template.body {
+                    Body::Inline { bytes, length } => {
+                        assert_eq!(length, bytes.len() as u64);
+                        String::from_utf8(bytes).unwrap()
+                    }
+                    other => format!("{other:?}"),
+                },
+            };
+            assert_eq!(shown, expected, "{body}");
+        };
+        check("{\"p\":\"{{env:PW}}\"}", "{\"p\":\"a\\\"b&c\"}");
+        check("u=me&p={{env:PW}}&k={{file:/k e}}", "u=me&p=a%22b%26c&k=k");
+        check("u={{name}}&p={{env:PW", "u={{name}}&p={{env:PW");
+        check("p={{env:X}}", "the body's {{env:X}} is not available: not set");
+        check("p={{env:EMPTY}}", "the body's {{env:EMPTY}} is not available: it is empty");
+        check("", "Empty");
     }
 }

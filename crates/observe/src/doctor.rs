@@ -212,6 +212,21 @@ pub(crate) fn syscalls_refused(e: &io::Error) -> Coverage {
     Coverage::unavailable("syscalls", reason, perf_hint(e))
 }
 
+/// Programs in the kernel were refused: perf events do the same at a higher price.
+pub(crate) fn programs_refused(e: &io::Error) -> Coverage {
+    let why = match e.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => "not permitted".into(),
+        Some(libc::ENOSYS) => "BPF is not in this kernel".into(),
+        _ => e.to_string(),
+    };
+    let reason = format!(
+        "{why}: perf events record switches and wake-ups instead, which costs a service that makes \
+         thousands of calls a second some percent more"
+    );
+    let hint = format!("Linux 5.18 on x86-64 and {}", raise("cap_bpf", "BPF"));
+    Coverage::partial("kernel-programs", reason, hint)
+}
+
 /// tracefs could not be read.
 pub(crate) fn tracefs_refused(e: &io::Error) -> Coverage {
     let reason = format!("{e}: tracepoint numbers are unknown, no wake-ups and no system calls");

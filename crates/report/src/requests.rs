@@ -2,11 +2,25 @@
 
 use crate::words::{clean, cut, duration, pad, pad_left};
 use evidence::{Arm, Operation, RequestReport};
+use serde::Serialize;
 use std::fmt::Write;
 
-/// One JSON object a line and request.
+const SCHEMA: &str = "perfwright/request/1";
+
+/// A line of JSON: which contract it keeps, and the request.
+#[derive(Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    #[serde(flatten)]
+    request: &'a RequestReport,
+}
+
+/// One JSON object a line and request; `schema/request-1.schema.json` is the contract.
 pub fn requests_json(requests: &[RequestReport]) -> String {
-    let line = |r| serde_json::to_string(r).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
+    let line = |request| {
+        let line = serde_json::to_string(&Line { schema: SCHEMA, request });
+        line.unwrap_or_else(|e| format!("{{\"schema\":\"{SCHEMA}\",\"error\":\"{e}\"}}"))
+    };
     requests.iter().map(|r| line(r) + "\n").collect()
 }
 

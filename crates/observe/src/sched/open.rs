@@ -77,6 +77,18 @@ pub(crate) fn rings(cpus: &[i32]) -> io::Result<Vec<Ring>> {
     cpus.iter().map(|cpu| Ring::map(open(&mut dummy(), own, *cpu)?, each)).collect()
 }
 
+/// Birth and death records of every thread on one CPU.
+///
+/// # Errors
+/// As [`switches`].
+pub(crate) fn births(cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
+    let mut attr = dummy();
+    attr.set_task(1);
+    let event = open(&mut attr, -1, cpu)?;
+    ring.redirect(&event)?;
+    Ok(event)
+}
+
 /// Context-switch, birth and death records of one thread (`tid` −1: of every thread) on one CPU.
 ///
 /// # Errors
@@ -152,10 +164,10 @@ impl Passed {
         self.newborn.is_some_and(|first| tid >= first) || self.tids.contains(&tid)
     }
 
-    /// The filter on `field`, short enough for the kernel: neighbours are merged into ranges,
-    /// closest first, until it fits. What it lets through beyond is dropped later.
-    pub(crate) fn filter(&self, field: &str) -> String {
-        let newborn = self.newborn.map(|first| format!("{field}>={first}"));
+    /// The threads as ranges of ids, both ends included, at most `most` of them: neighbours are
+    /// merged, closest first, until they fit. What passes beyond is dropped later.
+    pub(crate) fn ranges(&self, most: usize) -> Vec<(i32, i32)> {
+        let newborn = self.newborn.map(|first| (first, i32::MAX));
         let mut gap = 1;
         loop {
             let mut ranges: Vec<(i32, i32)> = Vec::new();
@@ -165,17 +177,25 @@ impl Passed {
                     _ => ranges.push((*tid, *tid)),
                 }
             }
-            let one = |(a, b): &(i32, i32)| match a == b {
-                true => format!("{field}=={a}"),
-                false => format!("({field}>={a}&&{field}<={b})"),
-            };
-            let parts: Vec<String> = ranges.iter().map(one).chain(newborn.clone()).collect();
-            let text = parts.join("||");
-            if text.len() <= FILTER_LIMIT || ranges.len() <= 1 {
-                return text;
+            if ranges.len() < most.max(2) {
+                ranges.extend(newborn);
+                return ranges;
             }
             gap = gap.saturating_mul(2);
         }
+    }
+
+    /// The filter on `field`, short enough for the kernel.
+    pub(crate) fn filter(&self, field: &str) -> String {
+        // `(field>=1234567890&&field<=1234567890)||`
+        let longest = 2 * field.len() + 30;
+        let one = |(a, b): &(i32, i32)| match (a == b, *b == i32::MAX) {
+            (true, _) => format!("{field}=={a}"),
+            (_, true) => format!("{field}>={a}"),
+            _ => format!("({field}>={a}&&{field}<={b})"),
+        };
+        let parts: Vec<String> = self.ranges(FILTER_LIMIT / longest).iter().map(one).collect();
+        parts.join("||")
     }
 }
 

@@ -110,7 +110,11 @@ fn login(
 ) -> Result<evidence::RequestTemplate> {
     let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
     let base = base.or(endpoints.first().map(|e| e.template.url.as_str()));
-    formats::login::parse(&text, base).with_context(|| format!("login file {}", path.display()))
+    let file = || format!("login file {}", path.display());
+    let mut template = formats::login::parse(&text, base).with_context(file)?;
+    let secret = |reference: &str| super::observe::token(reference).map_err(|e| format!("{e:#}"));
+    formats::login::fill(&mut template, &secret).with_context(file)?;
+    Ok(template)
 }
 
 /// A file named on the command line that is not there, or not text where text is needed.

@@ -139,6 +139,15 @@ fn a_run_and_what_is_shown_of_it() {
     let varies = ["/warnings/", "/latency_ms/p9", "/tail_ledger/"];
     keys.retain(|k| !varies.iter().any(|v| k.contains(v)));
     insta::assert_snapshot!("report-json", keys.join("\n"));
+    let requests = folder.run(&["report", "--requests", "--format", "json"]);
+    assert!(!requests.stdout.is_empty());
+    for line in requests.stdout.lines() {
+        holds(line, include_str!("../../../report/schema/request-1.schema.json"));
+        let request: serde_json::Value = serde_json::from_str(line).unwrap();
+        let lines = request["lines"].as_object().unwrap().values();
+        let sum: f64 = lines.filter_map(serde_json::Value::as_f64).sum();
+        assert!((sum - request["ms"].as_f64().unwrap()).abs() < 0.01, "{request}");
+    }
     let list = folder.run(&["runs", "--format", "json"]);
     let list: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
     assert_eq!(list.as_array().map(Vec::len), Some(1));
@@ -147,9 +156,13 @@ fn a_run_and_what_is_shown_of_it() {
 
 /// Holds a report against the schema that is shipped.
 pub fn valid(report: &str) {
-    let value: serde_json::Value = serde_json::from_str(report).unwrap();
-    let schema = serde_json::from_str(include_str!("../../../report/schema/report-1.schema.json"));
-    let validator = jsonschema::validator_for(&schema.unwrap()).unwrap();
+    holds(report, include_str!("../../../report/schema/report-1.schema.json"));
+}
+
+fn holds(document: &str, schema: &str) {
+    let value: serde_json::Value = serde_json::from_str(document).unwrap();
+    let schema = serde_json::from_str(schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
     let errors: Vec<String> =
         validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
     assert!(errors.is_empty(), "{errors:#?}");

@@ -112,6 +112,11 @@ fn login_files_and_secrets() {
         &[("login.http", b"\x00\x01")],
         &["error: login file login.http"],
     );
+    check_with(
+        &["investigate", url, "--login", "login.http"],
+        &[("login.http", b"POST /login\n\np={{env:PERFWRIGHT_NO_SUCH}}")],
+        &["error: login file login.http", "{{env:PERFWRIGHT_NO_SUCH}} is not available"],
+    );
     check(&["investigate", url, "-H", "no colon here"], &["error:", "no colon here"]);
     check(
         &["investigate", url, "-H", "Authorization: Bearer env:PERFWRIGHT_NO_SUCH"],

@@ -1,0 +1,238 @@
+//! Switches and wake-ups from two small programs in the kernel, where it may be: they cost the
+//! threads watched less than half of what perf events do, and see what happens in the idle thread,
+//! of which tracepoints of perf may lose everything.
+//!
+//! They only look: at who leaves a CPU, who comes and who is woken, for the threads named.
+
+mod btf;
+mod program;
+mod ring;
+
+use super::open::Passed;
+use super::record::{Event, Stamped};
+use btf::Kernel;
+use evidence::Nanos;
+use program::{Instruction, Maps, RECORD, SWITCH, WAKE};
+use ring::{Lost, Ring};
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Ranges of threads in a program, at most.
+const RANGES: usize = 200;
+/// `TASK_UNINTERRUPTIBLE` in a thread's state.
+const UNINTERRUPTIBLE: u32 = 2;
+/// Helpers that read the kernel are for programs under a licence compatible with its own; these
+/// few instructions are under the MIT licence and the GPL, at your choice.
+const LICENCE: &CStr = c"Dual MIT/GPL";
+
+const COMMAND_MAP_CREATE: libc::c_int = 0;
+const COMMAND_PROG_LOAD: libc::c_int = 5;
+const COMMAND_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
+const PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+
+/// Both programs and what they write to; gone when dropped.
+pub(super) struct Programs {
+    kernel: Kernel,
+    ring: Ring,
+    lost: Lost,
+    attached: Vec<OwnedFd>,
+}
+
+impl Programs {
+    /// Makes the maps, and has the kernel check a program.
+    ///
+    /// # Errors
+    /// The kernel has no BPF, does not tell enough of itself, or does not let us.
+    pub(super) fn open() -> io::Result<Programs> {
+        let kernel = btf::kernel()?;
+        let programs =
+            Programs { kernel, ring: Ring::open()?, lost: Lost::open()?, attached: Vec::new() };
+        load(&program::switch(kernel, programs.maps(), &[]))?;
+        load(&program::waking(kernel, programs.maps(), &[]))?;
+        Ok(programs)
+    }
+
+    fn maps(&self) -> Maps {
+        Maps { ring: self.ring.fd().as_raw_fd(), lost: self.lost.fd().as_raw_fd() }
+    }
+
+    /// Watches these threads from now on. For a moment old and new programs run side by side.
+    ///
+    /// # Errors
+    /// The kernel's; what was watched before still is.
+    pub(super) fn follow(&mut self, passed: &Passed) -> io::Result<()> {
+        let ranges = passed.ranges(RANGES);
+        let switch = program::switch(self.kernel, self.maps(), &ranges);
+        let waking = program::waking(self.kernel, self.maps(), &ranges);
+        self.attached = vec![
+            attach(c"sched_switch", &load(&switch)?)?,
+            attach(c"sched_waking", &load(&waking)?)?,
+        ];
+        Ok(())
+    }
+
+    /// Hands out every event since the last time, nearly in order. Returns how many were lost.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(Stamped)) -> u64 {
+        self.ring.drain(|record| events(record, &mut each));
+        self.lost.take()
+    }
+}
+
+/// What a record says.
+fn events(record: &[u8], each: &mut impl FnMut(Stamped)) {
+    let Some(record) = record.get(..RECORD) else { return };
+    let word = |at: usize| {
+        let bytes = record.get(at..at + 4).and_then(|b| b.try_into().ok());
+        u32::from_ne_bytes(bytes.unwrap_or_default())
+    };
+    let at = record.get(..8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
+    let at = Nanos(at.unwrap_or_default());
+    let (first, second, state) = (word(8) as i32, word(12) as i32, word(16));
+    let mut tell = |tid, event| each(Stamped { at, tid, event });
+    match word(20) {
+        SWITCH => {
+            if state & UNINTERRUPTIBLE != 0 {
+                tell(first, Event::Deep);
+            }
+            tell(first, Event::Out { preempted: state == 0 });
+            tell(second, Event::In);
+        }
+        WAKE => tell(first, Event::Wake { by: second }),
+        _ => {}
+    }
+}
+
+/// Attributes of the commands in use, each as long as the kernel knows it since it knows these.
+#[repr(C)]
+struct ProgramLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    licence: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+#[repr(C)]
+struct RawTracepointOpen {
+    name: u64,
+    program: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+    inner: u32,
+}
+
+fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+    command(
+        COMMAND_PROG_LOAD,
+        &ProgramLoad {
+            kind: PROG_TYPE_RAW_TRACEPOINT,
+            count: program.len() as u32,
+            instructions: program.as_ptr() as u64,
+            licence: LICENCE.as_ptr() as u64,
+            log_level: 0,
+            log_size: 0,
+            log: 0,
+            kernel_version: 0,
+            flags: 0,
+            name: *b"perfwright\0\0\0\0\0\0",
+        },
+    )
+}
+
+fn attach(tracepoint: &CStr, program: &OwnedFd) -> io::Result<OwnedFd> {
+    command(
+        COMMAND_RAW_TRACEPOINT_OPEN,
+        &RawTracepointOpen {
+            name: tracepoint.as_ptr() as u64,
+            program: program.as_raw_fd() as u32,
+            padding: 0,
+        },
+    )
+}
+
+fn map(kind: u32, key_size: u32, value_size: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
+    let attributes = MapCreate { kind, key_size, value_size, entries, flags, inner: 0 };
+    command(COMMAND_MAP_CREATE, &attributes)
+}
+
+/// `bpf(2)`; every command in use gives a descriptor, closed on exec.
+fn command<T>(number: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes are a plain structure that the kernel reads, alive during the call, as
+    // is what they point to.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, number, std::ptr::from_ref(attributes), size_of::<T>())
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(words: [u32; 6], want: &[(i32, Event)]) {
+        let record: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let mut seen = Vec::new();
+        events(&record, &mut |e| seen.push(e));
+        let stamped =
+            |(tid, event): &(i32, Event)| Stamped { at: Nanos(9), tid: *tid, event: *event };
+        assert_eq!(seen, want.iter().map(stamped).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn records_are_read() {
+        let out = |preempted| Event::Out { preempted };
+        check([9, 0, 5, 6, 0, SWITCH], &[(5, out(true)), (6, Event::In)]);
+        check([9, 0, 5, 6, 1, SWITCH], &[(5, out(false)), (6, Event::In)]);
+        let deep = [(5, Event::Deep), (5, out(false)), (6, Event::In)];
+        check([9, 0, 5, 6, 0x102, SWITCH], &deep);
+        check([9, 0, 5, 6, 0, WAKE], &[(5, Event::Wake { by: 6 })]);
+        check([9, 0, 5, 6, 0, 77], &[]);
+        events(b"short", &mut |e| panic!("{e:?}"));
+    }
+
+    /// In this kernel, on a thread that sleeps and is woken by its timer.
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
+    fn a_sleeper_is_seen_to_leave_be_woken_and_come_back() {
+        const NAPS: usize = 20;
+        let mut programs = match Programs::open() {
+            Ok(programs) => programs,
+            Err(e) => return eprintln!("skipped: no programs in this kernel: {e}"),
+        };
+        // SAFETY: a query without arguments.
+        let tid = unsafe { libc::gettid() };
+        programs.follow(&Passed::new([tid], None)).unwrap();
+        let before = crate::clock::monotonic();
+        for _ in 0..NAPS {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let after = crate::clock::monotonic();
+        let mut own = Vec::new();
+        let lost = programs.drain(|e| own.extend((e.tid == tid).then_some(e)));
+        assert_eq!(lost, 0);
+        own.retain(|e| e.at >= before && e.at <= after);
+        let count = |wanted: fn(&Event) -> bool| own.iter().filter(|e| wanted(&e.event)).count();
+        let asleep = count(|e| matches!(e, Event::Out { preempted: false }));
+        let woken = count(|e| matches!(e, Event::Wake { by: 0 }));
+        let back = count(|e| matches!(e, Event::In));
+        assert!(asleep >= NAPS && woken >= NAPS && back >= NAPS, "{asleep} {woken} {back}");
+    }
+}
