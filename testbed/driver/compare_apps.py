@@ -68,8 +68,8 @@ def run(options):
     """Prints the table; 0 when the bar is met."""
     compared = []
     results = results_folder("apps")
-    subprocess.run([TESTBED / "apps" / "setup", *options.applications], check=True)
     with databases() as environment:
+        subprocess.run([TESTBED / "apps" / "setup", *options.applications], check=True)
         perfwright = Perfwright(options.budget, results)
         try:
             for application in options.applications:

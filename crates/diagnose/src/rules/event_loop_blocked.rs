@@ -3,22 +3,26 @@
 //! **Symptom.** In Node or asyncio one stretch of computing on the loop's thread takes tens of
 //! milliseconds; every other request waits for it.
 //! **Cause.** Synchronous work in a handler: hashing, compression, JSON of megabytes, a loop.
-//! **Confirmed by** the length of the stretch on the serving thread, and by the order of answers
-//! to requests sent together: a blocked loop answers one after another (the first as fast as
-//! alone), a loop whose work yields answers all late.
-//! **Refuted by** short turns; by answers that come together, because the work yields; or by a
-//! runtime that serves with many threads. Heavy computing is then `cpu-hot-path`. When this rule
+//! **Confirmed by** the length of the stretch on the serving thread, and, with several requests in
+//! flight, by the silence while it lasts: each request has such a turn to itself, in which the loop
+//! sends and answers nothing. A loop whose work yields serves others in between.
+//! **Refuted by** short turns; by others that are served during one, because the work yields; or by
+//! a runtime that serves with many threads. Heavy computing is then `cpu-hot-path`. When this rule
 //! holds, `cpu-hot-path` says nothing: it is the same computing.
 //! **Fix.** Make the work cheaper or keep its result; else move it off the loop.
 //! **Verify.** `perfwright investigate`: no long turn; 8 in flight do not wait for each other.
 
 use crate::case::Case;
 use crate::idioms::Remedy;
+use crate::knowledge::Knowledge;
 use crate::profile;
 use crate::retime;
 use crate::rules::{Draft, cpu_hot_path, refuted};
 use crate::wording::{part, time};
-use evidence::{Arm, Consent, Experiment, ExperimentKind, Judgement, Risk, Severity};
+use evidence::{
+    Arm, Consent, Exchange, Experiment, ExperimentKind, Judgement, Nanos, Risk, Severity,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rule id.
 pub const ID: &str = "event-loop-blocked";
@@ -29,11 +33,13 @@ pub const ID: &str = "event-loop-blocked";
 const TURN_MS: f64 = 50.0;
 /// A turn that counts when requests sent together are seen to be answered one after another.
 const TURN_SEEN_MS: f64 = 20.0;
-/// How evenly requests sent together are held up (0: one after another, 1: all alike) from which
-/// on the loop is taken to yield.
-const EVEN: f64 = 0.6;
-/// The last of a batch must be later than a request alone by this part of a turn, or nothing can
-/// be told.
+/// Part of a turn for which the loop must be silent to have spent that turn on one request.
+const SILENT: f64 = 0.7;
+/// Silent turns a request from which on the loop is blocked. A blocked loop has one each; one that
+/// yields at most half of that, when two requests compute alternately and end together.
+const TURNS: f64 = 0.6;
+/// The slowest of several in flight must be later than a request alone by this part of a turn, or
+/// they never met.
 const HELD_UP: f64 = 0.5;
 
 /// Python libraries that serve from an event loop.
@@ -72,46 +78,59 @@ fn turn_ms(case: &Case) -> f64 {
     stats::median(&all).unwrap_or(0.0)
 }
 
-/// What became of requests sent together.
+/// A step of the concurrency experiment.
 #[derive(Clone, Copy, Debug)]
-struct Batch {
+struct Step {
     in_flight: u32,
-    first_ms: f64,
-    last_ms: f64,
-    evenness: f64,
+    requests: usize,
+    /// Silences of the loop that are as long as a turn.
+    silences: usize,
 }
 
-/// The first requests of each step of the concurrency experiment start together. One after
-/// another, the first of them is as fast as alone; when the loop yields, all are late.
-fn batches(case: &Case, turn_ms: f64) -> Vec<Batch> {
-    let Some(one) = stats::median(&case.latencies_ms()) else { return Vec::new() };
+/// The steps in which requests held each other up. None where several processes answer: what one
+/// of them sends says nothing of another's loop.
+fn steps(case: &Case, turn_ms: f64) -> Vec<Step> {
+    let k = case.knowledge;
+    let loops: BTreeSet<i32> = k.threads.values().filter(|t| t.serving).map(|t| t.pid).collect();
+    let one = stats::median(&case.latencies_ms()).filter(|_| loops.len() <= 1);
+    let Some(one) = one else { return Vec::new() };
     let mut out = Vec::new();
-    for arm in case.knowledge.arms_of(case.endpoint) {
+    for arm in k.arms_of(case.endpoint) {
         let Arm::Concurrent { in_flight } = arm else { continue };
-        let together: Vec<f64> = case
-            .knowledge
-            .exchanges_of(case.endpoint, &arm)
-            .take(in_flight as usize)
-            .map(|e| e.latency().as_ms())
-            .collect();
-        let first_ms = together.iter().copied().fold(f64::INFINITY, f64::min);
-        let last_ms = together.iter().copied().fold(0.0, f64::max);
-        if in_flight < 2 || together.len() < 2 || last_ms - one < HELD_UP * turn_ms {
+        let together: Vec<&Exchange> = k.exchanges_of(case.endpoint, &arm).collect();
+        let slowest = together.iter().map(|e| e.latency().as_ms()).fold(0.0, f64::max);
+        if in_flight < 2 || together.len() < 2 || slowest - one < HELD_UP * turn_ms {
             continue;
         }
-        let evenness = ((first_ms - one) / (last_ms - one)).clamp(0.0, 1.0);
-        out.push(Batch { in_flight, first_ms, last_ms, evenness });
+        let mut windows: BTreeMap<u32, Vec<&Exchange>> = BTreeMap::new();
+        for exchange in &together {
+            windows.entry(exchange.window).or_default().push(exchange);
+        }
+        let silences = windows.values().map(|w| silences(k, w, SILENT * turn_ms)).sum();
+        out.push(Step { in_flight, requests: together.len(), silences });
     }
     out
 }
 
-/// Mean evenness over the batches; `None` without any.
-fn evenness(batches: &[Batch]) -> Option<f64> {
-    let all: Vec<f64> = batches.iter().map(|b| b.evenness).collect();
-    (!all.is_empty()).then(|| stats::mean(&all))
+/// How often within a window the loop neither sent a call nor answered for `least_ms`.
+fn silences(k: &Knowledge, exchanges: &[&Exchange], least_ms: f64) -> usize {
+    let start = exchanges.iter().map(|e| e.phases.start).min().unwrap_or_default();
+    let end = exchanges.iter().map(|e| e.phases.end).max().unwrap_or_default();
+    let sent = k.calls_within(start, end).iter().map(|c| c.start);
+    let answered = exchanges.iter().flat_map(|e| [e.phases.first_byte, e.phases.end]);
+    let mut signs: Vec<Nanos> = sent.chain(answered).chain([start]).collect();
+    signs.sort_unstable();
+    signs.windows(2).filter(|pair| (pair[1] - pair[0]).as_ms() >= least_ms).count()
 }
 
-/// Whether the loop is blocked: requests sent together are answered one after another, or, where
+/// Silent turns a request, over all steps; `None` without any.
+fn turns(steps: &[Step]) -> Option<f64> {
+    let requests: usize = steps.iter().map(|s| s.requests).sum();
+    let silences: usize = steps.iter().map(|s| s.silences).sum();
+    (requests > 0).then(|| silences as f64 / requests as f64)
+}
+
+/// Whether the loop is blocked: with several requests in flight each has a turn to itself, or, where
 /// none were, a turn that is long in itself.
 pub fn holds(case: &Case) -> bool {
     if !is_event_loop(case) || !case.has_intervals() {
@@ -121,8 +140,8 @@ pub fn holds(case: &Case) -> bool {
     if turn < TURN_SEEN_MS {
         return false;
     }
-    match evenness(&batches(case, turn)) {
-        Some(even) => even < EVEN,
+    match turns(&steps(case, turn)) {
+        Some(turns) => turns >= TURNS,
         None => turn >= TURN_MS,
     }
 }
@@ -130,7 +149,7 @@ pub fn holds(case: &Case) -> bool {
 /// Requests sent together, where a turn is long enough to matter to others.
 pub fn needs(case: &Case) -> Vec<Experiment> {
     let turn = turn_ms(case);
-    let unclear = is_event_loop(case) && turn >= TURN_SEEN_MS && batches(case, turn).is_empty();
+    let unclear = is_event_loop(case) && turn >= TURN_SEEN_MS && steps(case, turn).is_empty();
     if !unclear || case.did(&ExperimentKind::Concurrency) {
         return Vec::new();
     }
@@ -153,9 +172,10 @@ pub fn judge(case: &Case) -> Judgement {
     }
     let turn = turn_ms(case);
     if !holds(case) {
-        let why = match evenness(&batches(case, turn)) {
-            Some(even) if even >= EVEN && turn >= TURN_SEEN_MS => format!(
-                "the loop computes for {} but yields: requests sent together are answered together",
+        let why = match turns(&steps(case, turn)) {
+            Some(_) if turn >= TURN_SEEN_MS => format!(
+                "the loop computes for {} but yields: with several requests in flight others are \
+                 served meanwhile",
                 time(turn)
             ),
             _ => format!("the longest turn of the event loop takes {}", time(turn)),
@@ -173,16 +193,14 @@ pub fn judge(case: &Case) -> Judgement {
         time(turn),
         cpu_hot_path::describe(case, hot.as_ref())
     );
-    let batches = batches(case, turn);
-    if let Some(b) = batches.last() {
+    let steps = steps(case, turn);
+    if let Some(step) = steps.last() {
         claim += &format!(
-            "; of {} requests sent together the first is answered after {}, the last after {}",
-            b.in_flight,
-            time(b.first_ms),
-            time(b.last_ms)
+            "; with {} in flight {} times in {} requests nothing was sent or answered for so long",
+            step.in_flight, step.silences, step.requests
         );
     }
-    let confidence = match (&hot, evenness(&batches)) {
+    let confidence = match (&hot, turns(&steps)) {
         (Some(_), _) => 0.95,
         (None, Some(_)) => 0.93,
         (None, None) => 0.85,

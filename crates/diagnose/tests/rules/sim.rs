@@ -63,7 +63,7 @@ pub struct Setup {
     /// Whether threads are seen by their intervals, or by sums alone.
     pub see_positions: bool,
     pub size_parameter: bool,
-    /// Requests sent together: answered one after another, or (yielding) all late.
+    /// Requests sent together: answered one after another, or (yielding) all at the end.
     pub together: Option<Together>,
 }
 
@@ -232,7 +232,7 @@ impl Sim {
             self.window += 1;
             let opened = self.now;
             for n in 0..2 * in_flight {
-                let turns = if t.yields { in_flight } else { (n + 1).min(in_flight) };
+                let turns = if t.yields { in_flight } else { n % in_flight + 1 };
                 let ns = self.about(alone + t.turn_ms * f64::from(turns - 1));
                 let start = opened + u64::from(n / in_flight) * 4_000_000_000 + u64::from(n) * 1000;
                 let mut e = self.exchanges[0].clone();

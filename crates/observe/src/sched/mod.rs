@@ -77,8 +77,8 @@ struct Core {
     cpus: Vec<i32>,
     points: Tracepoints,
     pass: Pass,
-    /// The id after the last one given when threads were last listed.
-    newborn: Option<i32>,
+    /// Ids not given yet when threads were last listed.
+    newborn: Option<open::Newborn>,
     /// Per thread, or one set for the whole machine.
     events: Vec<OwnedFd>,
     /// Tracepoints of the whole machine, filtered in the kernel.
@@ -286,7 +286,7 @@ impl Core {
             self.machine.end(tid, monotonic());
             self.attached.remove(&tid);
         }
-        self.newborn = open::next_thread();
+        self.newborn = open::Newborn::next();
         // A thread born while we attach may have been made by one that was not attached yet.
         for _ in 0..3 {
             let mut threads = threads_of(pids);
@@ -379,11 +379,14 @@ impl Core {
     /// Tracepoints are system-wide (a wake-up happens on the waker's side), filtered in the kernel
     /// to the threads known. Threads that do not pass yet need new events. Whether there were any.
     fn refilter(&mut self) -> bool {
+        // As of the last look: who was born since may not be known yet.
+        let newborn = std::mem::replace(&mut self.newborn, open::Newborn::next());
         let tids: BTreeSet<i32> = self.machine.alive().map(|t| t.0).collect();
-        if tids.iter().all(|tid| self.passed.has(*tid)) {
+        let all = tids.iter().all(|tid| self.passed.has(*tid));
+        if all && !self.passed.is_used_up(newborn) {
             return false;
         }
-        let passed = open::Passed::new(tids, self.newborn);
+        let passed = open::Passed::new(tids, newborn);
         if let Some(programs) = &mut self.programs {
             if let Err(e) = programs.follow(&passed) {
                 self.tell(crate::doctor::switches_refused(&e));

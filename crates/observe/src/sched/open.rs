@@ -147,27 +147,71 @@ pub(crate) fn filtered(id: u64, cpu: i32, filter: &str, ring: &Ring) -> io::Resu
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Passed {
     tids: BTreeSet<i32>,
-    /// Ids from here on pass too: the kernel counts up, so these are threads not born yet, and
-    /// nothing of them is missed until they are known. What others give birth to is dropped later.
-    newborn: Option<i32>,
+    newborn: Option<Newborn>,
+}
+
+/// The ids the kernel gives to threads not born yet: it counts up and begins anew at its limit. They
+/// pass, so that nothing of such a thread is missed until it is known; what others give birth to is
+/// dropped later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Newborn {
+    first: i32,
+    /// The largest id and one.
+    limit: i32,
+}
+
+impl Newborn {
+    /// How many ids pass in advance.
+    const SPAN: i32 = 8192;
+    /// Where the kernel begins anew (`RESERVED_PIDS`).
+    const RESTART: i32 = 300;
+
+    /// From the next id on. `None` where the kernel does not tell.
+    pub(crate) fn next() -> Option<Newborn> {
+        let number = |path: &str| {
+            let text = std::fs::read_to_string(path).ok()?;
+            text.split_whitespace().last()?.parse::<i32>().ok()
+        };
+        let limit = number("/proc/sys/kernel/pid_max")?;
+        Some(Newborn { first: number("/proc/loadavg")?.checked_add(1)?, limit })
+    }
+
+    /// The ids as ranges, both ends included: two where the kernel begins anew in between.
+    fn ranges(self) -> impl Iterator<Item = (i32, i32)> {
+        let last = self.first.saturating_add(Newborn::SPAN - 1);
+        let beyond = last - (self.limit - 1);
+        let again = (Newborn::RESTART, Newborn::RESTART + beyond - 1);
+        let whole = [(self.first, last.min(self.limit - 1)), again];
+        whole.into_iter().take(if beyond > 0 { 2 } else { 1 })
+    }
+
+    /// Whether the kernel has come so far that `self` will soon hold none of its next ids.
+    fn is_used_up(self, now: Newborn) -> bool {
+        let come = (now.first - self.first).rem_euclid((self.limit - Newborn::RESTART).max(1));
+        come > Newborn::SPAN / 2
+    }
 }
 
 impl Passed {
     /// These threads, and those born from now on (read `newborn` before listing them).
-    pub(crate) fn new(tids: impl IntoIterator<Item = i32>, newborn: Option<i32>) -> Passed {
-        let known = |tid: &i32| newborn.is_none_or(|first| *tid < first);
-        Passed { tids: tids.into_iter().filter(known).collect(), newborn }
+    pub(crate) fn new(tids: impl IntoIterator<Item = i32>, newborn: Option<Newborn>) -> Passed {
+        Passed { tids: tids.into_iter().collect(), newborn }
     }
 
     /// Whether the thread's events pass.
     pub(crate) fn has(&self, tid: i32) -> bool {
-        self.newborn.is_some_and(|first| tid >= first) || self.tids.contains(&tid)
+        let mut newborn = self.newborn.into_iter().flat_map(Newborn::ranges);
+        self.tids.contains(&tid) || newborn.any(|(a, b)| (a..=b).contains(&tid))
+    }
+
+    /// Whether threads born soon would not pass.
+    pub(crate) fn is_used_up(&self, now: Option<Newborn>) -> bool {
+        self.newborn.zip(now).is_some_and(|(newborn, now)| newborn.is_used_up(now))
     }
 
     /// The threads as ranges of ids, both ends included, at most `most` of them: neighbours are
     /// merged, closest first, until they fit. What passes beyond is dropped later.
     pub(crate) fn ranges(&self, most: usize) -> Vec<(i32, i32)> {
-        let newborn = self.newborn.map(|first| (first, i32::MAX));
         let mut gap = 1;
         loop {
             let mut ranges: Vec<(i32, i32)> = Vec::new();
@@ -177,8 +221,8 @@ impl Passed {
                     _ => ranges.push((*tid, *tid)),
                 }
             }
-            if ranges.len() < most.max(2) {
-                ranges.extend(newborn);
+            if ranges.len() + 2 <= most.max(3) {
+                ranges.extend(self.newborn.into_iter().flat_map(Newborn::ranges));
                 return ranges;
             }
             gap = gap.saturating_mul(2);
@@ -189,20 +233,13 @@ impl Passed {
     pub(crate) fn filter(&self, field: &str) -> String {
         // `(field>=1234567890&&field<=1234567890)||`
         let longest = 2 * field.len() + 30;
-        let one = |(a, b): &(i32, i32)| match (a == b, *b == i32::MAX) {
-            (true, _) => format!("{field}=={a}"),
-            (_, true) => format!("{field}>={a}"),
-            _ => format!("({field}>={a}&&{field}<={b})"),
+        let one = |(a, b): &(i32, i32)| match a == b {
+            true => format!("{field}=={a}"),
+            false => format!("({field}>={a}&&{field}<={b})"),
         };
         let parts: Vec<String> = self.ranges(FILTER_LIMIT / longest).iter().map(one).collect();
         parts.join("||")
     }
-}
-
-/// The id the kernel gives to the next thread, unless it has none left and begins anew.
-pub(crate) fn next_thread() -> Option<i32> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_whitespace().last()?.parse::<i32>().ok()?.checked_add(1)
 }
 
 #[cfg(test)]
@@ -214,10 +251,24 @@ mod tests {
         let filter = |tids: &[i32], newborn| Passed::new(tids.to_vec(), newborn).filter("pid");
         assert_eq!(filter(&[7, 3, 3], None), "pid==3||pid==7");
         assert_eq!(filter(&[3, 4, 5, 9], None), "(pid>=3&&pid<=5)||pid==9");
-        assert_eq!(filter(&[3, 9, 11], Some(9)), "pid==3||pid>=9");
-        let many = Passed::new((0..3000).map(|n| n * 7), Some(21_000));
+        let newborn = Some(Newborn { first: 9, limit: 32_768 });
+        assert_eq!(filter(&[3], newborn), "pid==3||(pid>=9&&pid<=8200)");
+        let many =
+            Passed::new((0..3000).map(|n| n * 7), Some(Newborn { first: 21_000, limit: 32_768 }));
         assert!(many.filter("prev_pid").len() <= FILTER_LIMIT);
-        assert!(many.has(7) && !many.has(8) && many.has(30_000));
+        assert!(many.has(7) && !many.has(8) && many.has(22_000));
+    }
+
+    #[test]
+    fn the_kernel_begins_anew() {
+        let newborn = Newborn { first: 30_000, limit: 32_768 };
+        assert!(newborn.ranges().eq([(30_000, 32_767), (300, 5723)]));
+        let at = |first| Newborn { first, ..newborn };
+        let passed = Passed::new([], Some(newborn));
+        assert!(passed.has(30_000) && passed.has(300) && !passed.has(6000) && !passed.has(299));
+        assert!(!passed.is_used_up(Some(at(32_000))) && !passed.is_used_up(Some(at(400))));
+        assert!(passed.is_used_up(Some(at(4000))) && !passed.is_used_up(None));
+        assert!(at(100).ranges().eq([(100, 8291)]));
     }
 
     #[test]
