@@ -130,8 +130,8 @@ fn turns(steps: &[Step]) -> Option<f64> {
     (requests > 0).then(|| silences as f64 / requests as f64)
 }
 
-/// Whether the loop is blocked: with several requests in flight each has a turn to itself, or, where
-/// none were, a turn that is long in itself.
+/// Whether the loop is blocked: with several requests in flight each has a turn to itself, or,
+/// where none were, a turn that is long in itself.
 pub fn holds(case: &Case) -> bool {
     if !is_event_loop(case) || !case.has_intervals() {
         return false;

@@ -150,9 +150,9 @@ pub(crate) struct Passed {
     newborn: Option<Newborn>,
 }
 
-/// The ids the kernel gives to threads not born yet: it counts up and begins anew at its limit. They
-/// pass, so that nothing of such a thread is missed until it is known; what others give birth to is
-/// dropped later.
+/// The ids the kernel gives to threads not born yet: it counts up and begins anew at its limit.
+/// They pass, so that nothing of such a thread is missed until it is known; what others give birth
+/// to is dropped later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Newborn {
     first: i32,
