@@ -22,7 +22,7 @@ EXAMPLES
   perfwright investigate http://127.0.0.1:3000/orders    a service that is already running
   perfwright investigate 'curl https://… -H \"Authorization: …\"'   as copied from a browser
   perfwright investigate --har dashboard.har             a page: endpoints by what the user waited
-  perfwright investigate --endpoint 'GET /orders?page={1..20}' -- npm run dev
+  perfwright investigate --endpoint 'GET /orders?page={1..20}' http://127.0.0.1:3000 -- npm run dev
   perfwright doctor http://127.0.0.1:3000                what can be observed here
 
 EXIT CODES
