@@ -155,6 +155,9 @@ impl Session {
     /// Calls to peers of which only the scheduler tells; what it tells of the peers' threads is
     /// taken out. Traced system calls show the same round trips, with their bytes.
     fn told_by_wakers(&self, batch: &mut SchedBatch) -> Vec<Call> {
+        if self.wakers.is_empty() {
+            return Vec::new();
+        }
         let generator = &self.generator_threads;
         let tids = batch.threads.iter().map(|t| t.0).chain(batch.intervals.iter().map(|i| i.tid));
         let service = tids.filter(|t| !self.wakers.has(*t) && !generator.contains(t)).collect();

@@ -66,6 +66,11 @@ impl Wakers {
         self.peers.iter().map(|(tid, peer)| (peer.pid, *tid))
     }
 
+    /// Whether there is no such peer, as most often.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
     /// Whether the thread is a peer's.
     pub(crate) fn has(&self, tid: i32) -> bool {
         self.peers.contains_key(&tid)
@@ -74,9 +79,6 @@ impl Wakers {
     /// What the peers' threads did for the service, as calls. `intervals` are one window's, by
     /// start, of the peers and of `service`.
     pub(crate) fn calls(&self, intervals: &[ThreadInterval], service: &BTreeSet<i32>) -> Vec<Call> {
-        if self.peers.is_empty() {
-            return Vec::new();
-        }
         let mut answers = Answers::new();
         let mut theirs: BTreeMap<i32, Vec<&ThreadInterval>> = BTreeMap::new();
         for interval in intervals {

@@ -84,9 +84,7 @@ pub(crate) fn rings(cpus: &[i32]) -> io::Result<Vec<Ring>> {
 pub(crate) fn births(cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
     let mut attr = dummy();
     attr.set_task(1);
-    let event = open(&mut attr, -1, cpu)?;
-    ring.redirect(&event)?;
-    Ok(event)
+    into_ring(attr, -1, cpu, ring)
 }
 
 /// Context-switch, birth and death records of one thread (`tid` −1: of every thread) on one CPU.
@@ -98,6 +96,11 @@ pub(crate) fn switches(tid: i32, cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
     attr.set_context_switch(1);
     attr.set_task(1);
     attr.set_inherit(u64::from(tid != -1));
+    into_ring(attr, tid, cpu, ring)
+}
+
+/// Opens an event that writes into the ring.
+fn into_ring(mut attr: perf_event_attr, tid: i32, cpu: i32, ring: &Ring) -> io::Result<OwnedFd> {
     let event = open(&mut attr, tid, cpu)?;
     ring.redirect(&event)?;
     Ok(event)
@@ -119,9 +122,7 @@ pub(crate) fn syscalls(
     let one = |id: u64| -> io::Result<OwnedFd> {
         let mut attr = tracepoint(id);
         attr.set_inherit(1);
-        let event = open(&mut attr, tid, cpu)?;
-        ring.redirect(&event)?;
-        Ok(event)
+        into_ring(attr, tid, cpu, ring)
     };
     Ok([one(enter)?, one(leave)?])
 }

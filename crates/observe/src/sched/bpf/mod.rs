@@ -8,6 +8,7 @@ mod btf;
 mod program;
 mod ring;
 
+use super::UNINTERRUPTIBLE;
 use super::open::Passed;
 use super::record::{Event, Stamped};
 use btf::Kernel;
@@ -20,8 +21,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Ranges of threads in a program, at most.
 const RANGES: usize = 200;
-/// `TASK_UNINTERRUPTIBLE` in a thread's state.
-const UNINTERRUPTIBLE: u32 = 2;
 /// Helpers that read the kernel are for programs under a licence compatible with its own; these
 /// few instructions are under the MIT licence and the GPL, at your choice.
 const LICENCE: &CStr = c"Dual MIT/GPL";
