@@ -3,6 +3,7 @@
 
 mod bpf;
 mod machine;
+mod mapping;
 mod open;
 mod record;
 mod ring;

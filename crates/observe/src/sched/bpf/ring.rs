@@ -1,10 +1,10 @@
 //! What the programs write to: a ring of records (`BPF_MAP_TYPE_RINGBUF`) and a count of those that
 //! found no room.
 
+use crate::sched::mapping::{Mapping, page};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_RINGBUF: u32 = 27;
@@ -27,47 +27,6 @@ pub(super) struct Ring {
     page: usize,
 }
 
-/// Memory shared with the kernel.
-struct Mapping {
-    base: NonNull<u8>,
-    size: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone; what the kernel writes is synchronised through
-// its positions and headers.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(fd: &OwnedFd, offset: usize, size: usize, writable: bool) -> io::Result<Mapping> {
-        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
-        let (flags, fd, none) = (libc::MAP_SHARED, fd.as_raw_fd(), std::ptr::null_mut());
-        // SAFETY: a fresh shared mapping of a map's descriptor at an address of its choice.
-        let base = unsafe { libc::mmap(none, size, protection, flags, fd, offset as libc::off_t) };
-        match NonNull::new(base.cast::<u8>()) {
-            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(Mapping { base, size }),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// The first word.
-    fn word(&self) -> &AtomicU64 {
-        // SAFETY: the first page is mapped for the life of `self`, and aligned.
-        unsafe { &*self.base.as_ptr().cast::<AtomicU64>() }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new` with exactly this size.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.size) };
-    }
-}
-
-fn page() -> usize {
-    // SAFETY: a query without arguments.
-    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
-}
-
 impl Ring {
     /// # Errors
     /// The kernel's: no such map (before Linux 5.8), or no right.
@@ -85,12 +44,12 @@ impl Ring {
 
     /// Hands out every complete record and frees its space.
     pub(super) fn drain(&mut self, mut each: impl FnMut(&[u8])) {
-        let mut at = self.consumer.word().load(Ordering::Relaxed);
-        let until = self.producer.word().load(Ordering::Acquire);
+        let mut at = self.consumer.word(0).load(Ordering::Relaxed);
+        let until = self.producer.word(0).load(Ordering::Acquire);
         while at < until {
             let offset = self.page + (at as usize & (BYTES - 1));
             // SAFETY: within the mapping of the page and twice the data; headers are aligned to 8.
-            let header = unsafe { &*self.producer.base.as_ptr().add(offset).cast::<AtomicU32>() };
+            let header = unsafe { &*self.producer.base().add(offset).cast::<AtomicU32>() };
             let header = header.load(Ordering::Acquire);
             let length = (header & !(BUSY | DISCARDED)) as usize;
             if header & BUSY != 0 || length > BYTES {
@@ -100,13 +59,13 @@ impl Ring {
                 // SAFETY: a record is at most as long as the data, which is mapped twice; the
                 // kernel does not write what it has published until we move on.
                 each(unsafe {
-                    let data = self.producer.base.as_ptr().add(offset + HEADER);
+                    let data = self.producer.base().add(offset + HEADER);
                     std::slice::from_raw_parts(data, length)
                 });
             }
             at += (HEADER + length).next_multiple_of(8) as u64;
         }
-        self.consumer.word().store(at, Ordering::Release);
+        self.consumer.word(0).store(at, Ordering::Release);
     }
 }
 
@@ -132,7 +91,7 @@ impl Lost {
 
     /// How many since the last time.
     pub(super) fn take(&mut self) -> u64 {
-        let now = self.count.word().load(Ordering::Relaxed);
+        let now = self.count.word(0).load(Ordering::Relaxed);
         now - std::mem::replace(&mut self.told, now)
     }
 }
