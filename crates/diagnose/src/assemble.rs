@@ -4,8 +4,8 @@
 use crate::{Knowledge, demand, headline, ledger, timeline, waterfall};
 use evidence::{
     Arm, Band, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding, LatencyMs,
-    LedgerRow, Line, Monitoring, Nanos, Report, ReportRun, ReportTarget, Resource, SCHEMA, Service,
-    Undecided, WallEntry, WallLedger,
+    LedgerRow, Line, Monitoring, Nanos, OtherKind, Report, ReportRun, ReportTarget, Resource,
+    SCHEMA, Service, Undecided, WallEntry, WallLedger,
 };
 use std::collections::BTreeMap;
 
@@ -115,11 +115,9 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
     let arm = headline::arm_of(k, name).unwrap_or(Arm::Warm);
     let attempts = k.attempts_of(name, &arm).count() as u64;
     let errors = k.attempts_of(name, &arm).filter(|x| x.failure.is_some()).count() as u64;
-    let wall = ledger::wall(k, name, &arm, Band::Typical);
-    let tail = match wall.requests >= TAIL_NEEDS {
-        true => rows(&ledger::wall(k, name, &arm, Band::Tail)),
-        false => vec![],
-    };
+    let bands = [Band::Typical, Band::Other, Band::Tail];
+    let [wall, other, tail] = ledger::walls(k, name, &arm, bands);
+    let tail = if wall.requests >= TAIL_NEEDS { rows(&tail) } else { vec![] };
     let good = attempts.saturating_sub(errors);
     EndpointReport {
         name: name.into(),
@@ -134,9 +132,19 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
         curve: curve(k, name),
         ledger: rows(&wall),
         tail_ledger: tail,
+        other_kind: other_kind(k, name, &arm, &other),
         demand: demand::ledger(k, name).into_iter().map(rounded).collect(),
-        waterfalls: waterfall::typical_and_slow(&timeline::build(k, name, &arm)),
+        waterfalls: waterfall::typical_and_slow(&timeline::build(k, name, &arm), &wall),
     }
+}
+
+fn other_kind(k: &Knowledge, name: &str, arm: &Arm, wall: &WallLedger) -> Option<OtherKind> {
+    (wall.requests > 0).then(|| OtherKind {
+        requests: u64::from(wall.requests),
+        of: ledger::selection(k, name, arm).0.len() as u64,
+        mean_ms: round3(wall.latency_ns / 1e6),
+        ledger: rows(wall),
+    })
 }
 
 fn rounded(e: DemandEntry) -> DemandEntry {

@@ -3,6 +3,7 @@
 
 use crate::clock;
 use crate::request::Request;
+use crate::transfer::Sending;
 use evidence::{Failure, Nanos};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -72,6 +73,7 @@ pub(crate) struct Socket {
     limits: Limits,
     read_wait: Duration,
     write_wait: Duration,
+    acknowledge_at_once: bool,
 }
 
 impl Socket {
@@ -79,12 +81,13 @@ impl Socket {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(TICK))?;
-        Ok(Socket { stream, limits, read_wait: TICK, write_wait: TICK })
+        Ok(Socket { stream, limits, read_wait: TICK, write_wait: TICK, acknowledge_at_once: false })
     }
 
-    /// Limits of the next exchange.
-    pub(crate) fn arm(&mut self, limits: Limits) {
-        self.limits = limits;
+    /// How the next exchange goes.
+    pub(crate) fn arm(&mut self, sending: &Sending<'_>) {
+        self.limits = sending.limits.clone();
+        self.acknowledge_at_once = sending.acknowledge_at_once;
     }
 
     /// What an idle connection holds: nothing, bytes nobody asked for, or its end.
@@ -138,6 +141,19 @@ impl Socket {
     }
 }
 
+/// Sends the acknowledgement that the system holds back. It has to be asked for after each read:
+/// the system falls back to delaying by itself (tcp(7)).
+#[cfg(target_os = "linux")]
+fn acknowledge(stream: &TcpStream) -> io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_quickack(true)
+}
+
+/// There is no way to ask for it here; see `Client::CAN_ACKNOWLEDGE_AT_ONCE`.
+#[cfg(not(target_os = "linux"))]
+fn acknowledge(_: &TcpStream) -> io::Result<()> {
+    Ok(())
+}
+
 /// See [`Socket::idle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Idle {
@@ -148,7 +164,14 @@ pub(crate) enum Idle {
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.bounded(false, |stream| stream.read(buffer))
+        let at_once = self.acknowledge_at_once;
+        self.bounded(false, |stream| {
+            let n = stream.read(buffer)?;
+            if at_once {
+                acknowledge(stream)?;
+            }
+            Ok(n)
+        })
     }
 }
 

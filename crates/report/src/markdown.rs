@@ -1,7 +1,7 @@
 //! Markdown, for tickets and pull requests.
 
 use crate::words::{clean, clean_lines, count, duration, no_finding, percent};
-use evidence::{EndpointReport, Finding, ProbeState, Report};
+use evidence::{EndpointReport, Finding, LedgerRow, ProbeState, Report};
 use std::fmt::Write;
 
 /// The report as Markdown.
@@ -69,11 +69,21 @@ fn endpoint(out: &mut String, endpoint: &EndpointReport) {
         or_none(latency.p95),
         or_none(latency.p99)
     );
-    if !endpoint.ledger.is_empty() {
+    ledger(out, &endpoint.ledger);
+    if let Some(other) = &endpoint.other_kind {
+        let (n, of, ms) = (other.requests, other.of, duration(other.mean_ms));
+        put!(out, "\nThe other {n} of {of} requests, {ms}:");
+        ledger(out, &other.ledger);
+    }
+    demand_and_curve(out, endpoint);
+}
+
+fn ledger(out: &mut String, rows: &[LedgerRow]) {
+    if !rows.is_empty() {
         put!(out, "\n| time | share | line | detail | calls | 90 % interval |");
         put!(out, "|--:|--:|---|---|--:|---|");
     }
-    for row in &endpoint.ledger {
+    for row in rows {
         put!(
             out,
             "| {} | {} | {} | {} | {} | {} – {} |",
@@ -86,6 +96,9 @@ fn endpoint(out: &mut String, endpoint: &EndpointReport) {
             duration(row.high)
         );
     }
+}
+
+fn demand_and_curve(out: &mut String, endpoint: &EndpointReport) {
     if !endpoint.demand.is_empty() {
         put!(out, "\n| resource | per request | unit |");
         put!(out, "|---|--:|---|");

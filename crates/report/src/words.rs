@@ -148,6 +148,7 @@ pub fn experiment_word(kind: &ExperimentKind) -> &'static str {
         ExperimentKind::Reasons => "reasons",
         ExperimentKind::Profile => "profile",
         ExperimentKind::Delay { .. } => "delay",
+        ExperimentKind::Acknowledge => "acknowledge",
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod chatty_cache;
 pub mod cpu_hot_path;
+pub mod delayed_ack;
 pub mod disk_sync_writes;
 pub mod event_loop_blocked;
 pub mod serial_calls;
@@ -59,6 +60,7 @@ pub const RULES: &[Rule] = &[
         judge: disk_sync_writes::judge,
     },
     Rule { id: timer_wait::ID, needs: timer_wait::needs, judge: timer_wait::judge },
+    Rule { id: delayed_ack::ID, needs: delayed_ack::needs, judge: delayed_ack::judge },
 ];
 
 /// Below this a cause is a nit whatever its share: it is inside the noise of one request on an
