@@ -24,6 +24,9 @@ const COLD: f64 = 1.5;
 const PLATEAU: f64 = 2.0;
 /// Share of latency spent receiving that makes the answer's size the suspect.
 const RECEIVING: f64 = 0.3;
+/// Body below which its size cannot be why it takes long, bytes: it fits into the ten segments
+/// that a connection begins with (RFC 6928).
+const WORTH_SHRINKING: f64 = 14_000.0;
 /// Body beyond which compression matters, bytes.
 const LARGE: u64 = 50_000;
 /// A wait of a thread that is more than a wake-up of its own making, nanoseconds.
@@ -374,7 +377,10 @@ fn large_answer(case: &Case) -> Guess {
     missing += ": a smaller or compressed answer would shorten exactly this phase";
     Guess {
         rule: if large && plain { "uncompressed-response" } else { "large-response" },
-        plausibility: if share >= RECEIVING { 0.9 } else { share * 0.5 },
+        plausibility: match share >= RECEIVING && bytes >= WORTH_SHRINKING {
+            true => 0.9,
+            false => share.min(RECEIVING) * 0.5,
+        },
         missing,
         command: case.command("--header 'Accept-Encoding: gzip'"),
     }

@@ -96,11 +96,12 @@ fn finding(case: &Case, held: Held, still: usize, tried: usize) -> Judgement {
     let cost_ms = held.cost_ms(case);
     let claim = format!(
         "{} of {} answers are held back for about {} after their first packet ({} of the mean \
-         latency), while the service does nothing; of {tried} acknowledged at once {} are",
+         latency){}; of {tried} acknowledged at once {} are",
         held.number,
         case.requests.len(),
         time(held.ms_each(case)),
         percent(cost_ms / case.mean_ms().max(1e-9)),
+        if case.has_intervals() { ", while the service does nothing" } else { "" },
         if still == 0 { "none".to_string() } else { count(still as f64) },
     );
     let text = idioms::write(case, "", Protocol::Http, Remedy::WholeAnswer, &BTreeMap::new());
