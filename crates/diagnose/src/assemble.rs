@@ -167,7 +167,8 @@ fn latency(k: &Knowledge, name: &str, arm: &Arm, typical_ns: f64) -> Option<Late
 }
 
 fn cold(k: &Knowledge, name: &str) -> Option<f64> {
-    let values: Vec<f64> = k.exchanges_of(name, &Arm::Cold).map(|x| x.latency().as_ms()).collect();
+    let first = k.first_exchanges_of(name);
+    let values: Vec<f64> = first.iter().map(|x| x.latency().as_ms()).collect();
     (!values.is_empty()).then(|| round3(stats::mean(&values)))
 }
 

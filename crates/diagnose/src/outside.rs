@@ -9,7 +9,7 @@ use crate::case::{Case, Request};
 use crate::rules::{NO_ROOM, cpu_hot_path};
 use crate::wording::{count, part, percent, time};
 use evidence::{
-    Arm, Consent, Experiment, ExperimentKind, Line, Phases, ProcessRole, Risk, Undecided,
+    Arm, Consent, Exchange, Experiment, ExperimentKind, Line, Phases, ProcessRole, Risk, Undecided,
 };
 
 /// Hypotheses printed at most: more is a list of everything that exists.
@@ -434,14 +434,15 @@ fn elasticity(case: &Case) -> Option<f64> {
     (y > 0.0).then(|| slope * x / y)
 }
 
-/// Mean latency of cold requests against warm ones.
+/// Median latency of first requests against warm ones.
 fn cold(case: &Case) -> Option<f64> {
-    let of = |arm: Arm| {
-        let all: Vec<f64> =
-            case.knowledge.exchanges_of(case.endpoint, &arm).map(|e| e.latency().as_ms()).collect();
-        stats::median(&all)
+    let k = case.knowledge;
+    let median = |all: &mut dyn Iterator<Item = &Exchange>| {
+        stats::median(&all.map(|e| e.latency().as_ms()).collect::<Vec<_>>())
     };
-    Some(of(Arm::Cold)? / of(Arm::Warm).filter(|w| *w > 0.0)?)
+    let first = median(&mut k.first_exchanges_of(case.endpoint).into_iter());
+    let warm = median(&mut k.exchanges_of(case.endpoint, &Arm::Warm));
+    Some(first? / warm.filter(|w| *w > 0.0)?)
 }
 
 /// The most requests in flight that were tried, and the median latency against one.

@@ -205,7 +205,7 @@ pub struct EndpointReport {
     pub availability: f64,
     /// Latency; null when no request succeeded.
     pub latency_ms: Option<LatencyMs>,
-    /// Mean latency of cold requests.
+    /// Mean latency of the first request and of those on a new connection after a pause.
     pub cold_ms: Option<f64>,
     /// Throughput, when driven for it.
     pub throughput_rps: Option<f64>,

@@ -74,6 +74,8 @@ pub(crate) struct Socket {
     read_wait: Duration,
     write_wait: Duration,
     acknowledge_at_once: bool,
+    /// An exchange went over it before.
+    used: bool,
 }
 
 impl Socket {
@@ -81,13 +83,25 @@ impl Socket {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(TICK))?;
-        Ok(Socket { stream, limits, read_wait: TICK, write_wait: TICK, acknowledge_at_once: false })
+        let (read_wait, write_wait) = (TICK, TICK);
+        let (acknowledge_at_once, used) = (false, false);
+        Ok(Socket { stream, limits, read_wait, write_wait, acknowledge_at_once, used })
     }
 
     /// How the next exchange goes.
+    ///
+    /// On a connection in use, where each request follows the last answer closely, Linux delays
+    /// acknowledgements (`pingpong` mode); after 40 ms of silence it may go back to sending them at
+    /// once. Requests with idle windows between them are to see what those of a busy client see,
+    /// so the mode is set.
     pub(crate) fn arm(&mut self, sending: &Sending<'_>) {
         self.limits = sending.limits.clone();
         self.acknowledge_at_once = sending.acknowledge_at_once;
+        if self.used && !self.acknowledge_at_once {
+            // Where it cannot be set, it is as the system likes it.
+            let _ = quick_acknowledgements(&self.stream, false);
+        }
+        self.used = true;
     }
 
     /// What an idle connection holds: nothing, bytes nobody asked for, or its end.
@@ -141,16 +155,16 @@ impl Socket {
     }
 }
 
-/// Sends the acknowledgement that the system holds back. It has to be asked for after each read:
-/// the system falls back to delaying by itself (tcp(7)).
+/// Whether acknowledgements are sent at once, also one that is held back now (`TCP_QUICKACK`). It
+/// does not last: the system goes back to its own ways by itself (tcp(7)).
 #[cfg(target_os = "linux")]
-fn acknowledge(stream: &TcpStream) -> io::Result<()> {
-    socket2::SockRef::from(stream).set_tcp_quickack(true)
+fn quick_acknowledgements(stream: &TcpStream, on: bool) -> io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_quickack(on)
 }
 
 /// There is no way to ask for it here; see `Client::CAN_ACKNOWLEDGE_AT_ONCE`.
 #[cfg(not(target_os = "linux"))]
-fn acknowledge(_: &TcpStream) -> io::Result<()> {
+fn quick_acknowledgements(_: &TcpStream, _: bool) -> io::Result<()> {
     Ok(())
 }
 
@@ -168,7 +182,7 @@ impl Read for Socket {
         self.bounded(false, |stream| {
             let n = stream.read(buffer)?;
             if at_once {
-                acknowledge(stream)?;
+                quick_acknowledgements(stream, true)?;
             }
             Ok(n)
         })

@@ -251,12 +251,24 @@ impl Session {
                 continue;
             }
             let name = proc::thread_name(*pid, *tid);
-            let info = ThreadInfo { tid: *tid, pid: *pid, name, serving };
+            let housekeeping = !self.serving.contains(tid) && self.keeps_house(*pid, *tid);
+            let info = ThreadInfo { tid: *tid, pid: *pid, name, serving, housekeeping };
             self.threads.insert(*tid, info.clone());
             fresh.push(info);
         }
         fresh.sort_by_key(|t| (t.pid, t.tid));
         fresh
+    }
+
+    /// Go's runtime starts `sysmon`, which naps up to 10 ms between its rounds, before any other
+    /// thread: it has the second lowest id (unless ids began anew in that moment).
+    fn keeps_house(&self, pid: i32, tid: i32) -> bool {
+        let runtime = self.found.as_ref().and_then(|f| f.runtime_of(pid));
+        runtime == Some("go") && {
+            let mut threads = proc::threads(pid);
+            threads.sort_unstable();
+            threads.get(1) == Some(&tid)
+        }
     }
 
     /// Without system calls: the main thread of a Node process that accepts our connections, all

@@ -14,6 +14,7 @@ use crate::case::{Case, Extent, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
 use crate::rules::{Draft, refuted, undecided};
+use crate::timeline::Edges;
 use crate::wording::{count, part, percent, time};
 use evidence::{
     Arm, Consent, Effort, Exchange, Experiment, ExperimentKind, FixKind, Judgement, Line, Protocol,
@@ -135,7 +136,7 @@ struct Held {
 
 impl Held {
     fn of(case: &Case) -> Held {
-        let all: Vec<Vec<Extent>> = case.requests.iter().map(receiving).collect();
+        let all: Vec<Vec<Extent>> = case.requests.iter().map(|r| idle(case, r)).collect();
         let lengths: Vec<u64> = all.iter().map(|s| retime::length(s)).collect();
         let edit = |(stretches, ns): (Vec<Extent>, &u64)| match *ns >= HELD_NS {
             true => Edit { stretches, ..Edit::default() },
@@ -172,10 +173,15 @@ impl Held {
     }
 }
 
-/// Stretches in which the answer is under way and nothing else happens.
-fn receiving(request: &Request) -> Vec<Extent> {
-    let pieces = request.pieces.iter().filter(|p| p.line == Line::Receive);
-    retime::union(pieces.map(|p| (p.start, p.end)).collect())
+/// Stretches in which the answer is under way and the service neither computes nor calls anybody.
+/// Threads of it may wait for whatever is next.
+fn idle(case: &Case, request: &Request) -> Vec<Extent> {
+    let answering = Edges::of(case.knowledge, request.exchange).answering.0;
+    let waits = |l: Line| {
+        matches!(l, Line::Receive | Line::Unattributed | Line::Timer | Line::Lock | Line::Pool)
+    };
+    let pieces = request.pieces.iter().filter(|p| p.end > answering && waits(p.line));
+    retime::union(pieces.map(|p| (p.start.max(answering), p.end)).collect())
 }
 
 /// From first to last byte at the client, nanoseconds.

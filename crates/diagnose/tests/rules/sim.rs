@@ -456,8 +456,13 @@ impl Sim {
             workload: workload(s),
             ..RunInfo::default()
         };
-        let thread =
-            |tid, name: &str, serving| ThreadInfo { tid, pid: MAIN, name: name.into(), serving };
+        let thread = |tid, name: &str, serving| ThreadInfo {
+            tid,
+            pid: MAIN,
+            name: name.into(),
+            serving,
+            housekeeping: false,
+        };
         let mut bodies = vec![
             EvidenceBody::Target(Box::new(target)),
             EvidenceBody::Windows(self.windows),

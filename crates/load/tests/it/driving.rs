@@ -147,18 +147,18 @@ fn answers_in_pieces_arrive_at_once_when_acknowledged_at_once() {
     });
     let mut client = Client::new(1);
     let request = server.get("/");
-    // Apart, as solo drives them: the system acknowledges a burst at once by itself.
+    // Apart, as solo drives them, they are to see what a busy client's see.
     let mut held = |at_once: bool| {
         client.acknowledge_at_once(at_once);
         let mut held = 0;
-        for _ in 0..40 {
+        for _ in 0..20 {
             let (exchange, _) = client.send(&request, Duration::from_secs(10), 100, false);
             assert_eq!(exchange.failure, None);
             held += u32::from((exchange.phases.end - exchange.phases.first_byte).as_ms() >= 20.0);
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(60));
         }
         held
     };
     let (delayed, at_once) = (held(false), held(true));
-    assert!(delayed >= 4 && at_once * 4 <= delayed, "{delayed} held back, {at_once} at once");
+    assert!(delayed >= 17 && at_once <= 2, "{delayed} held back, {at_once} at once");
 }
