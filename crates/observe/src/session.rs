@@ -20,6 +20,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Looks at processes and connections this often, at most.
 const LOOK_EVERY: Nanos = Nanos(200_000_000);
 
+/// A look that takes longer (a service with tens of thousands of connections, threads or children)
+/// is not repeated for each new one of them …
+const EXPENSIVE_LOOK: Nanos = Nanos(30_000_000);
+
+/// … but after this many times its own duration: it costs the machine 5 % of a CPU at most.
+const LOOK_SHARE: u64 = 20;
+
 /// A session.
 pub(crate) struct Session {
     generator: bool,
@@ -30,6 +37,8 @@ pub(crate) struct Session {
     capture: Option<CaptureThread>,
     owners: Owners,
     looked: Nanos,
+    /// How long the last look took.
+    look_took: Nanos,
     before: Option<(u32, Snapshot)>,
     threads: BTreeMap<i32, ThreadInfo>,
     serving: BTreeSet<i32>,
@@ -49,6 +58,7 @@ impl Session {
             capture: None,
             owners: Owners::default(),
             looked: Nanos::ZERO,
+            look_took: Nanos::ZERO,
             before: None,
             threads: BTreeMap::new(),
             serving: BTreeSet::new(),
@@ -201,14 +211,16 @@ impl Session {
         let now = monotonic();
         let Some(found) = &mut self.found else { return Vec::new() };
         found.learn(calls);
-        let flows = &found.flows;
-        let known = |p: &u16| flows.mine.contains(p) || flows.foreign.contains(p);
-        let new_connection = calls.iter().any(|c| !known(&c.client_port));
+        let new_connection = calls.iter().any(|c| found.flows.owner(c).is_none());
         let new_thread = batch.threads.iter().any(|t| !self.threads.contains_key(&t.0));
-        if !new_connection && !new_thread && now - self.looked < LOOK_EVERY {
+        let rest = match self.look_took > EXPENSIVE_LOOK {
+            true => Nanos(self.look_took.0 * LOOK_SHARE),
+            false if new_connection || new_thread => Nanos::ZERO,
+            false => LOOK_EVERY,
+        };
+        if now - self.looked < rest {
             return Vec::new();
         }
-        self.looked = now;
         let table = Table::read();
         found.refresh(&table);
         if let Some(capture) = &self.capture {
@@ -220,6 +232,8 @@ impl Session {
         let refresh = |s: &Scheduler| s.refresh(&pids, lone);
         let news = self.scheduler.as_ref().map(refresh).unwrap_or_default();
         self.tell_descriptors();
+        self.looked = monotonic();
+        self.look_took = self.looked - now;
         news
     }
 

@@ -72,14 +72,9 @@ pub(crate) fn around(table: &Table, holders: &BTreeSet<i32>, root: Option<i32>) 
 
 /// Reads the tree below the same tops again.
 pub(crate) fn collect(table: &Table, tops: Vec<i32>) -> Tree {
-    let mut pids: Vec<i32> = Vec::new();
-    for top in tops.iter().filter(|t| table.stats.contains_key(t)) {
-        for pid in table.below(*top) {
-            if !pids.contains(&pid) {
-                pids.push(pid);
-            }
-        }
-    }
+    let mut seen = BTreeSet::new();
+    let alive = tops.iter().filter(|t| table.stats.contains_key(t));
+    let pids = alive.flat_map(|t| table.below(*t)).filter(|p| seen.insert(*p)).collect();
     Tree { pids, tops }
 }
 
@@ -123,20 +118,14 @@ fn is_interactive(process: &Stat) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
 
     /// `(pid, parent, session, name)`.
     fn table(rows: &[(i32, i32, i32, &str)]) -> Table {
-        let mut stats = HashMap::new();
-        let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-        for (pid, parent, session, comm) in rows {
+        let one = |(pid, parent, session, comm): &(i32, i32, i32, &str)| {
             let comm = (*comm).to_owned();
-            let stat =
-                Stat { pid: *pid, parent: *parent, session: *session, comm, ..Stat::default() };
-            stats.insert(*pid, stat);
-            children.entry(*parent).or_default().push(*pid);
-        }
-        Table { stats, children }
+            Stat { pid: *pid, parent: *parent, session: *session, comm, ..Stat::default() }
+        };
+        Table::of(rows.iter().map(|r| (r.0, one(r))).collect())
     }
 
     const BASE: i32 = 90_000_000;
