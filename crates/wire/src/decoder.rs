@@ -369,15 +369,34 @@ impl Flow {
         if s.has(RST) {
             return true;
         }
-        let (conversation, streams) = (&mut self.conversation, &mut self.streams);
         if s.has(ACK) {
+            self.streams[1 - i].expect(s.acknowledged);
             let other = if side == Side::Client { Side::Server } else { Side::Client };
-            let mut deliver = |p: Piece<'_>| piece(conversation, other, p, s.at, shared, names);
-            streams[1 - i].acknowledged(s.acknowledged, &mut deliver);
+            self.take(other, s.at, shared, names, |r, d| r.acknowledged(s.acknowledged, d));
         }
-        let mut deliver = |p: Piece<'_>| piece(conversation, side, p, s.at, shared, names);
-        streams[i].accept(sequence, s.data, s.missing, s.at, &mut deliver);
-        s.has(FIN) && self.end(side, s.at, shared)
+        let payload = (s.data, s.missing, s.has(FIN));
+        self.take(side, s.at, shared, names, |r, d| r.accept(sequence, payload, s.at, d));
+        self.ended == [true; 2]
+    }
+
+    /// Does something with the stream of one side, and passes on what comes out in order.
+    fn take(
+        &mut self,
+        side: Side,
+        now: Nanos,
+        shared: &mut Shared,
+        names: &mut Names,
+        work: impl FnOnce(&mut Reassembly, &mut dyn FnMut(Piece<'_>)),
+    ) {
+        let (conversation, mut end) = (&mut self.conversation, None);
+        work(&mut self.streams[side as usize], &mut |piece| match piece {
+            Piece::Data(data, at) => conversation.data(side, data, at, shared, names),
+            Piece::Lost(bytes) => conversation.lost(side, bytes, now, shared),
+            Piece::End(at) => end = Some(at),
+        });
+        if let Some(at) = end.filter(|_| !self.ended[side as usize]) {
+            self.end(side, at, shared);
+        }
     }
 
     /// A direction ended. True when both have.
@@ -389,25 +408,11 @@ impl Flow {
 
     /// Segments that wait for missing ones stop waiting.
     fn give_up(&mut self, shared: &mut Shared, names: &mut Names) {
-        let (conversation, last) = (&mut self.conversation, self.last);
-        for (stream, side) in self.streams.iter_mut().zip([Side::Client, Side::Server]) {
-            while stream.buffered() > 0 {
-                stream.give_up(&mut |p| piece(conversation, side, p, last, shared, names));
+        let last = self.last;
+        for side in [Side::Client, Side::Server] {
+            while self.streams[side as usize].waits() {
+                self.take(side, last, shared, names, Reassembly::give_up);
             }
         }
-    }
-}
-
-fn piece(
-    conversation: &mut Conversation,
-    side: Side,
-    piece: Piece<'_>,
-    now: Nanos,
-    shared: &mut Shared,
-    names: &mut Names,
-) {
-    match piece {
-        Piece::Data(data, at) => conversation.data(side, data, at, shared, names),
-        Piece::Lost(bytes) => conversation.lost(side, bytes, now, shared),
     }
 }
