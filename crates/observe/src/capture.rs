@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use wire::capture::{Capture, CaptureError, Config, Statistics};
 use wire::segment::{ACK, SYN};
-use wire::{Decoder, Losses, Segment};
+use wire::{Decoder, Losses, Resent, Segment};
 
 /// Drained at least this often: 64 MiB are some 1,000 full-size packets, and most windows end
 /// before the first time, so that decoding does not compete with the service for a CPU.
@@ -32,6 +32,8 @@ pub(crate) struct CaptureBatch {
     pub edges: Vec<ServerEdge>,
     /// What was lost since the last drain, by stable name.
     pub losses: Vec<(&'static str, u64)>,
+    /// What the network lost and was sent again since the last drain, by server.
+    pub resent: HashMap<SocketAddr, Resent>,
     /// Why capture ended, if it did.
     pub failed: Option<String>,
 }
@@ -295,6 +297,7 @@ impl Worker {
             calls: self.decoder.take_calls(),
             edges: self.decoder.take_edges(),
             losses: out,
+            resent: self.decoder.take_resent(),
             failed: self.failed.take(),
         }
     }

@@ -7,6 +7,7 @@ use crate::counters::{Snapshot, with_children};
 use crate::discovery::proc::{self, Table};
 use crate::discovery::{self, Found};
 use crate::doctor;
+use crate::network::Network;
 use crate::owners::Owners;
 use crate::sched::{SchedBatch, Scheduler};
 use crate::stream::{Pass, Reply};
@@ -40,11 +41,14 @@ pub(crate) struct Session {
     /// How long the last look took.
     look_took: Nanos,
     before: Option<(u32, Snapshot)>,
+    /// Counters at the end of the last window.
+    counted: Option<Snapshot>,
     threads: BTreeMap<i32, ThreadInfo>,
     serving: BTreeSet<i32>,
     /// Counters of databases and caches, wanted while they are on this host.
     servers: Vec<(ProcessRole, Vec<i32>)>,
     wakers: Wakers,
+    network: Network,
 }
 
 impl Session {
@@ -60,10 +64,12 @@ impl Session {
             looked: Nanos::ZERO,
             look_took: Nanos::ZERO,
             before: None,
+            counted: None,
             threads: BTreeMap::new(),
             serving: BTreeSet::new(),
             servers: Vec::new(),
             wakers: Wakers::default(),
+            network: Network::default(),
         }
     }
 
@@ -124,7 +130,8 @@ impl Session {
     }
 
     pub(crate) fn begin(&mut self, window: u32) -> Reply {
-        self.before = Some((window, Snapshot::take(&self.wanted())));
+        let now = Snapshot::take(&self.wanted(), self.counted.as_ref());
+        self.before = Some((window, now));
         Reply::Done { coverage: Vec::new() }
     }
 
@@ -138,6 +145,8 @@ impl Session {
             self.capture = None;
             news.push(Coverage::partial("packet-capture", why.clone(), "start the run again"));
         }
+        let peers = self.found.as_ref().map_or(&[][..], |f| &f.service.peers);
+        news.extend(self.network.tell(&captured.resent, peers));
         let mut evidence = Vec::new();
         let mut add = |body: EvidenceBody| {
             if body.samples() > 0 {
@@ -200,7 +209,12 @@ impl Session {
 
     fn counters(&mut self, window: u32) -> Vec<ProcessCounters> {
         match self.before.take().filter(|b| b.0 == window) {
-            Some((_, before)) => Snapshot::take(&self.wanted()).since(&before, window),
+            Some((_, before)) => {
+                let now = Snapshot::take(&self.wanted(), Some(&before));
+                let since = now.since(&before, window);
+                self.counted = Some(now);
+                since
+            }
             None => Vec::new(),
         }
     }

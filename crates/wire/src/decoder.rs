@@ -5,7 +5,7 @@ use crate::conversation::{Conversation, Naming};
 use crate::edges::Edges;
 use crate::losses::Losses;
 use crate::segment::{ACK, FIN, RST, SYN, Segment};
-use crate::stream::{Piece, Reassembly};
+use crate::stream::{Piece, Reassembly, Resent};
 use evidence::{Call, CallSource, Nanos, Protocol, Redactor, ServerEdge};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -31,6 +31,7 @@ pub struct Decoder {
     client_ports: Option<HashSet<u16>>,
     filter: Option<Filter>,
     edges: Edges,
+    resent: HashMap<SocketAddr, Resent>,
     connections: u32,
     buffered: usize,
     limits: (usize, usize),
@@ -99,6 +100,7 @@ impl Decoder {
             client_ports: None,
             filter: None,
             edges: Edges::default(),
+            resent: HashMap::new(),
             connections: 0,
             buffered: 0,
             limits: (CONNECTIONS_LIMIT, BUFFER_LIMIT),
@@ -164,6 +166,11 @@ impl Decoder {
         }
         let Some(flow) = self.flows.get_mut(&key) else { return };
         let over = flow.feed(s, &mut self.shared, &mut self.names);
+        let resent = flow.resent();
+        if resent.packets > 0 && self.resent.len() < CONNECTIONS_LIMIT {
+            let server = if s.source == flow.client { s.destination } else { s.source };
+            self.resent.entry(server).or_default().add(resent);
+        }
         self.account(key, over, s.at);
     }
 
@@ -333,6 +340,11 @@ impl Decoder {
         self.edges.take()
     }
 
+    /// What the network lost and was sent again since the last time, by server.
+    pub fn take_resent(&mut self) -> HashMap<SocketAddr, Resent> {
+        std::mem::take(&mut self.resent)
+    }
+
     /// What was lost so far.
     pub fn losses(&self) -> Losses {
         self.shared.losses
@@ -377,6 +389,12 @@ impl Flow {
         let payload = (s.data, s.missing, s.has(FIN));
         self.take(side, s.at, shared, names, |r, d| r.accept(sequence, payload, s.at, d));
         self.ended == [true; 2]
+    }
+
+    fn resent(&mut self) -> Resent {
+        let mut all = Resent::default();
+        self.streams.iter_mut().for_each(|s| all.add(s.take_resent()));
+        all
     }
 
     /// Does something with the stream of one side, and passes on what comes out in order.

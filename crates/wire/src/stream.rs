@@ -24,12 +24,47 @@ pub enum Piece<'a> {
     End(Nanos),
 }
 
+/// A segment sent again after this time was not acknowledged for a whole time-out. One seen twice
+/// within less was captured twice (on a bridge and on what is behind it), or is a probe that TCP
+/// sends after a few milliseconds to a receiver that has it and is slow to say so.
+const SENT_AGAIN: Nanos = Nanos(150_000_000);
+
+/// A segment that comes so long after one behind it was lost on its way here, or held up.
+const OVERTAKEN: Nanos = Nanos(1_000_000);
+
+/// What the network lost and TCP sent again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// Packets.
+    pub packets: u64,
+    /// How long they were waited for. Where the capture is at the receiver, a packet with nothing
+    /// behind it cannot be known to have been late.
+    pub waited: Nanos,
+}
+
+impl Resent {
+    /// Adds others.
+    pub fn add(&mut self, other: Resent) {
+        self.packets += other.packets;
+        self.waited += other.waited;
+    }
+
+    fn count(&mut self, waited: Nanos, least: Nanos) {
+        if waited >= least {
+            self.add(Resent { packets: 1, waited });
+        }
+    }
+}
+
 /// Reassembly of one direction.
 #[derive(Clone, Debug, Default)]
 pub struct Reassembly {
     next: Option<u32>,
     waiting: VecDeque<Waiting>,
     buffered: usize,
+    /// End of the last payload in order, and when it was last seen.
+    newest: Option<(u32, Nanos)>,
+    resent: Resent,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +88,11 @@ impl Reassembly {
     /// The next byte, as the other side's acknowledgement says, where none was seen yet.
     pub fn expect(&mut self, acknowledged: u32) {
         self.next.get_or_insert(acknowledged);
+    }
+
+    /// What was sent again since the last time.
+    pub fn take_resent(&mut self) -> Resent {
+        std::mem::take(&mut self.resent)
     }
 
     /// Whether segments wait for earlier ones.
@@ -81,6 +121,7 @@ impl Reassembly {
         let next = *self.next.get_or_insert(sequence);
         let ahead = sequence.wrapping_sub(next).cast_signed();
         if ahead <= 0 {
+            self.watch(sequence.wrapping_add(data.len() as u32).wrapping_add(missing), next, at);
             self.advance(sequence, (data, missing, last), at, deliver);
             self.release(at, deliver);
             return;
@@ -92,6 +133,19 @@ impl Reassembly {
         self.waiting.insert(place, Waiting { sequence, at, data: data.to_vec(), missing, last });
         while self.waiting.len() > WAITING_SEGMENTS || self.buffered > WAITING_LIMIT {
             self.give_up(deliver);
+        }
+    }
+
+    /// Tells a segment that is sent again, which ends at `end`, from one that is new.
+    fn watch(&mut self, end: u32, next: u32, at: Nanos) {
+        if end.wrapping_sub(next).cast_signed() > 0 {
+            if let Some(first) = self.waiting.front().filter(|f| f.sequence == end) {
+                self.resent.count(at - first.at, OVERTAKEN);
+            }
+            self.newest = Some((end, at));
+        } else if let Some((_, before)) = self.newest.filter(|n| n.0 == end) {
+            self.resent.count(at - before, SENT_AGAIN);
+            self.newest = Some((end, at));
         }
     }
 
@@ -245,5 +299,25 @@ mod tests {
         r.accept(14, (b"", 0, true), Nanos(3), &mut |p| seen.add(p));
         r.acknowledged(15, &mut |p| seen.add(p));
         assert_eq!((seen.lost, seen.ended), (2, 2));
+    }
+
+    #[test]
+    fn what_is_sent_again_is_counted_with_its_wait() {
+        let ms = |n: u64| Nanos(n * 1_000_000);
+        let mut r = Reassembly::default();
+        let at = |r: &mut Reassembly, sequence, data: &'static [u8], time| {
+            r.accept(sequence, (data, 0, false), time, &mut |_| {});
+        };
+        at(&mut r, 10, b"ab", ms(0));
+        // Captured twice, then sent again twice; then a hole that is filled.
+        at(&mut r, 10, b"ab", Nanos(9_000));
+        assert_eq!(r.take_resent(), Resent::default());
+        at(&mut r, 10, b"ab", ms(200));
+        at(&mut r, 10, b"ab", ms(600));
+        assert_eq!((r.resent.packets, r.resent.waited.0 / 1_000_000), (2, 599));
+        r.take_resent();
+        at(&mut r, 14, b"ef", ms(700));
+        at(&mut r, 12, b"cd", ms(730));
+        assert_eq!(r.take_resent(), Resent { packets: 1, waited: ms(30) });
     }
 }
