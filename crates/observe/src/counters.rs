@@ -198,13 +198,13 @@ mod tests {
     fn our_own_work_is_counted() {
         let own = std::process::id() as i32;
         let wanted = [(ProcessRole::Generator, vec![own])];
-        let before = Snapshot::take(&wanted);
+        let before = Snapshot::take(&wanted, None);
         let start = crate::clock::monotonic();
         let mut x = 1u64;
         while crate::clock::monotonic() - start < Nanos(40_000_000) {
             x = std::hint::black_box(x.wrapping_mul(31) + 7);
         }
-        let counters = Snapshot::take(&wanted).since(&before, 3)[0];
+        let counters = Snapshot::take(&wanted, None).since(&before, 3)[0];
         assert_eq!((counters.window, counters.role), (3, ProcessRole::Generator));
         // Other tests share the process and the machine: it ran for some of the 40 ms at least.
         assert!(counters.cpu > Nanos(2_000_000), "{counters:?}");

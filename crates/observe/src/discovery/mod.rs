@@ -196,16 +196,23 @@ impl Found {
 
     fn processes(&mut self, pids: &[i32], table: &Table) {
         let mut described = Vec::new();
+        let mut alike: HashMap<(String, Vec<String>), Runtime> = HashMap::new();
         for pid in pids.iter().take(PROCESSES) {
             let Some(stat) = table.stats.get(pid) else { continue };
+            let (executable, command) = (peers::program(*pid, table), proc::command(*pid));
+            // A forked process is what its parent is: detecting reads whole executables.
+            let detect = || {
+                let alike = alike.entry((executable.clone(), command.clone()));
+                alike.or_insert_with(|| runtime::detect(*pid)).clone()
+            };
             let known = self.runtimes.entry((*pid, stat.start_ticks));
-            let runtime = known.or_insert_with(|| runtime::detect(*pid)).clone();
+            let runtime = known.or_insert_with(detect).clone();
             described.push(ProcessInfo {
                 pid: *pid,
                 parent: stat.parent,
                 start_ticks: stat.start_ticks,
-                executable: peers::program(*pid, table),
-                command: redact::command(&proc::command(*pid)),
+                executable,
+                command: redact::command(&command),
                 directory: proc::directory(*pid).map(|d| d.to_string_lossy().into_owned()),
                 runtime,
                 threads: stat.threads,
