@@ -16,8 +16,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// Packets read with one system call.
 const BATCH: usize = 64;
 
-/// Largest packet: 64 KiB of a merged segment and its headers.
-const PACKET_BYTES: usize = 70_000;
+/// Largest packet: the kernel merges segments up to 8 × 64 KiB where it is told to (BIG TCP). Of a
+/// buffer only the pages that were ever written take memory.
+const PACKET_BYTES: usize = 530_000;
 
 /// `PACKET_IGNORE_OUTGOING`, Linux 4.20.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
