@@ -1,11 +1,12 @@
 //! The report document: knowledge and judgements to the stable JSON contract. Every number comes
 //! from stored evidence; what was not measured is null.
 
+use crate::case::EMBEDDED;
 use crate::{Knowledge, demand, headline, ledger, timeline, waterfall};
 use evidence::{
-    Arm, Band, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding, LatencyMs,
-    LedgerRow, Line, Monitoring, Nanos, OtherKind, Report, ReportRun, ReportTarget, Resource,
-    SCHEMA, Service, Undecided, WallEntry, WallLedger,
+    Arm, Band, Coverage, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding,
+    LatencyMs, LedgerRow, Line, Monitoring, Nanos, OtherKind, Protocol, Report, ReportRun,
+    ReportTarget, Resource, SCHEMA, Service, Undecided, WallEntry, WallLedger,
 };
 use std::collections::BTreeMap;
 
@@ -38,9 +39,19 @@ pub fn report(
         exonerated,
         undecided,
         resources: host(k).into_iter().chain(resources).collect(),
-        coverage: k.coverage.clone(),
+        coverage: coverage(k),
         comparison: None,
     }
+}
+
+/// What could be observed. Calls to a database inside the process are, once spans tell of them.
+fn coverage(k: &Knowledge) -> Vec<Coverage> {
+    let told = k.calls.iter().any(|c| c.protocol == Protocol::Sqlite);
+    let one = |c: &Coverage| match told && c.probe == EMBEDDED {
+        true => Coverage::ok(EMBEDDED),
+        false => c.clone(),
+    };
+    k.coverage.iter().map(one).collect()
 }
 
 fn run(k: &Knowledge) -> ReportRun {

@@ -4,6 +4,7 @@
 use crate::capture::{CaptureBatch, CaptureThread};
 use crate::clock::monotonic;
 use crate::counters::{Snapshot, with_children};
+use crate::discovery::embedded::Embeddings;
 use crate::discovery::proc::{self, Table};
 use crate::discovery::{self, Found};
 use crate::doctor;
@@ -49,6 +50,7 @@ pub(crate) struct Session {
     servers: Vec<(ProcessRole, Vec<i32>)>,
     wakers: Wakers,
     network: Network,
+    embeddings: Embeddings,
 }
 
 impl Session {
@@ -70,6 +72,7 @@ impl Session {
             servers: Vec::new(),
             wakers: Wakers::default(),
             network: Network::default(),
+            embeddings: Embeddings::default(),
         }
     }
 
@@ -89,6 +92,8 @@ impl Session {
         }
         let service = found.as_ref().map(|f| Box::new(f.service.clone()));
         self.found = found;
+        self.embeddings = Embeddings::default();
+        coverage.extend(self.look_inside());
         self.look_at_servers(&Table::read());
         Reply::Found { service, coverage: last_words(coverage) }
     }
@@ -244,11 +249,18 @@ impl Session {
         self.look_at_servers(&table);
         let lone = self.lone();
         let refresh = |s: &Scheduler| s.refresh(&pids, lone);
-        let news = self.scheduler.as_ref().map(refresh).unwrap_or_default();
+        let mut news = self.scheduler.as_ref().map(refresh).unwrap_or_default();
+        news.extend(self.look_inside());
         self.tell_descriptors();
         self.looked = monotonic();
         self.look_took = self.looked - now;
         news
+    }
+
+    /// Databases inside the service's processes, when there is something new to tell.
+    fn look_inside(&mut self) -> Option<Coverage> {
+        let found = self.found.as_ref()?;
+        self.embeddings.look(found.serving.iter().copied())
     }
 
     fn look_at_servers(&mut self, table: &Table) {

@@ -124,6 +124,7 @@ fn statements() -> Vec<(&'static str, &'static str, Recording)> {
     let sized = Setup { sizes: vec![6, 24], size_parameter: true, ..few("node") };
     let knex = Setup { libraries: vec!["pg", "knex"], size_parameter: true, ..few("node") };
     let django = Setup { libraries: vec!["psycopg2", "django"], ..few("python") };
+    let inside = Setup { embedded: true, ..few("python") };
     let mut unseen = few("go");
     unseen.protocol = Protocol::Tls;
     let user = Query::new("select * from users where id = $1", 1, 0.5);
@@ -135,6 +136,8 @@ fn statements() -> Vec<(&'static str, &'static str, Recording)> {
         ("sql-n-plus-one", "a-page-size-would-prove-it", made(&knex, &loops())),
         ("sql-n-plus-one", "django-relation", made(&django, &loops())),
         ("sql-n-plus-one", "not-known-when-encrypted", made(&unseen, &loops())),
+        ("sql-n-plus-one", "not-known-inside-the-process", made(&inside, &[Op::Cpu(40.0)])),
+        ("sql-n-plus-one", "not-inside-without-room", made(&inside, &[Op::Cpu(1.0)])),
         ("sql-n-plus-one", "not-varied-statements", made(&few("node"), &varied(12))),
         ("sql-repeated-statement", "same-user", made(&few("python"), &vec![Op::Query(user); 12])),
         ("sql-repeated-statement", "not-two-lookups", made(&few("python"), &varied(2))),

@@ -65,6 +65,8 @@ pub struct Setup {
     pub acknowledged: u32,
     /// Whether answers are slow however they are acknowledged.
     pub slow_answer: bool,
+    /// Whether a database inside the process is known of.
+    pub embedded: bool,
     /// Sizes of a page-slope, replacing the rows of the first query.
     pub sizes: Vec<u64>,
     pub see_calls: bool,
@@ -98,6 +100,7 @@ impl Setup {
             traced: 0,
             acknowledged: 0,
             slow_answer: false,
+            embedded: false,
             sizes: vec![],
             see_calls: true,
             see_threads: true,
@@ -468,6 +471,11 @@ impl Sim {
             EvidenceBody::Windows(self.windows),
             EvidenceBody::Exchanges(self.exchanges),
         ];
+        if s.embedded {
+            let reason = "SQLite: calls to a database inside the process cannot be seen";
+            let c = Coverage::unavailable("in-process-database", reason, "");
+            bodies.push(EvidenceBody::Coverage(vec![c]));
+        }
         if s.see_calls {
             bodies.push(EvidenceBody::Coverage(vec![Coverage::ok("packet-capture")]));
             bodies.push(EvidenceBody::Calls(self.calls));

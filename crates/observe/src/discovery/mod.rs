@@ -1,6 +1,7 @@
 //! From an address to what is behind it: the listening socket, the processes that hold it, their
 //! parents and children, their runtime and libraries, and what they talk to.
 
+pub(crate) mod embedded;
 mod libraries;
 pub(crate) mod namespace;
 mod peers;
