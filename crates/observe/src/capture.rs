@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wire::capture::{Capture, CaptureError, Config, Statistics};
 use wire::segment::{ACK, SYN};
 use wire::{Decoder, Losses, Resent, Segment};
@@ -16,6 +16,9 @@ use wire::{Decoder, Losses, Resent, Segment};
 /// Drained at least this often: 64 MiB are some 1,000 full-size packets, and most windows end
 /// before the first time, so that decoding does not compete with the service for a CPU.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// How often the kernel's buffers are looked at: an answer of some hundred megabytes over loopback
+/// fills one in a few of these, and is then drained while it comes.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Ports of peers learnt from first connections, between two looks.
 const LEARNT_PORTS: usize = 200;
 /// Windows at the start in which every connection is captured: a service that opens a connection
@@ -200,8 +203,9 @@ impl Worker {
     }
 
     fn run(mut self, inbox: &Receiver<Request>) {
+        let mut drained = Instant::now();
         loop {
-            match inbox.recv_timeout(DRAIN_EVERY) {
+            match inbox.recv_timeout(LOOK_EVERY) {
                 Ok(Request::Flows(flows)) => self.follow(flows),
                 Ok(Request::Drain(answer)) => {
                     self.drain();
@@ -212,7 +216,12 @@ impl Worker {
                         self.narrow();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.drain(),
+                Err(RecvTimeoutError::Timeout) => {
+                    if drained.elapsed() >= DRAIN_EVERY || self.capture.is_filling() {
+                        self.drain();
+                        drained = Instant::now();
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }

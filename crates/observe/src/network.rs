@@ -16,8 +16,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Adds what a window showed of the service's `peers` (strangers' connections may be captured as
-    /// well); when that is anything, a line for the report.
+    /// Adds what a window showed of the service's `peers` (strangers' connections may be captured
+    /// as well); when that is anything, a line for the report.
     pub(crate) fn tell(
         &mut self,
         news: &HashMap<SocketAddr, Resent>,

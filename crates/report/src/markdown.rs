@@ -1,6 +1,6 @@
 //! Markdown, for tickets and pull requests.
 
-use crate::words::{clean, clean_lines, count, duration, no_finding, percent};
+use crate::words::{clean, clean_lines, count, duration, no_finding, no_latency, percent};
 use evidence::{EndpointReport, Finding, LedgerRow, ProbeState, Report};
 use std::fmt::Write;
 
@@ -52,7 +52,7 @@ fn head(out: &mut String, report: &Report) {
 fn endpoint(out: &mut String, endpoint: &EndpointReport) {
     put!(out, "\n## `{}`\n\n{}", code(&endpoint.name), cell(&endpoint.headline));
     let Some(latency) = endpoint.latency_ms else {
-        put!(out, "\nNo request of {} succeeded.", endpoint.requests);
+        put!(out, "\n{}", no_latency(endpoint));
         return;
     };
     let or_none = |v: Option<f64>| v.map_or_else(|| "not bounded".into(), duration);

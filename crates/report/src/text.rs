@@ -2,7 +2,7 @@
 
 use crate::style::Style;
 use crate::words::{
-    clean, clean_lines, count, cut, duration, no_finding, pad, pad_left, percent, wrap,
+    clean, clean_lines, count, cut, duration, no_finding, no_latency, pad, pad_left, percent, wrap,
 };
 use evidence::{EndpointReport, Estimate, Finding, LedgerRow, ProbeState, Report, WaterfallReport};
 use std::fmt::Write;
@@ -86,8 +86,7 @@ impl Page {
         self.section(&cut(&clean(&endpoint.name), self.width));
         self.paragraph("  ", 2, &endpoint.headline);
         let Some(latency) = endpoint.latency_ms else {
-            let n = endpoint.requests;
-            self.paragraph("  ", 2, &format!("no request of {n} succeeded"));
+            self.paragraph("  ", 2, &no_latency(endpoint));
             return;
         };
         let mut facts = vec![

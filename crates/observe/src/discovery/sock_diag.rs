@@ -1,5 +1,5 @@
-//! Asking the kernel for its sockets (`sock_diag`): several times faster than `/proc/net/tcp`, which
-//! takes half a second of a CPU for 200,000 of them, and the only place that pairs Unix sockets.
+//! Asking the kernel for its sockets (`sock_diag`): faster than `/proc/net/tcp` where there are
+//! hundreds of thousands, and the only place that pairs Unix sockets.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
