@@ -25,7 +25,7 @@ NESTED = {"op": "parallel", "steps": [
     {"op": "sql", "db": "pg", "shape": "varied", "n": 3}]}
 PLANS = [{"op": "cpu", "ms": 10}, {"op": "cpu", "ms": 12, "slices": 3}, *SQL, *SCANS, *CACHES,
          {"op": "http", "n": 3, "ms": 7, "path": "stock"}, {"op": "sleep", "ms": 15},
-         {"op": "fsync", "n": 5, "bytes": 8192}, NESTED]
+         {"op": "fsync", "n": 5, "bytes": 8192}, {"op": "pieces"}, NESTED]
 
 
 def run(options):

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from . import check, compare_apps, compare_rules, compare_truth, days, environments, one
+from . import check, compare_apps, compare_rules, compare_truth, crowds, days, environments, one
 from .services import PORTS, RUNTIMES, SetupFailed
 
 EXAMPLES = """\
@@ -17,6 +17,7 @@ EXAMPLES
   testbed/run rules --seed 7                   100 planted faults, 60 healthy requests, predictions
   testbed/run environments --seed 7            without rights, in namespaces, behind TLS: level, answer, manners (root)
   testbed/run environments --seed 7 --only remote,seccomp
+  testbed/run crowds --seed 7                  100,000 connections, 20,000 threads, lost packets: time, memory, answer
   testbed/run days --seed 7                    20 replays, 50 kills, 20 interrupts: what is left of them
   testbed/run apps                             Directus and django-oscar: statements against the server's log
   testbed/run apps --applications oscar --ways proxy
@@ -50,7 +51,7 @@ def parser():
     top = argparse.ArgumentParser(prog="testbed/run", epilog=EXAMPLES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--all", action="store_true",
-                     help="check, truth, truth --foreign 20, rules, environments, days and apps")
+                     help="check, truth, truth --foreign 20, rules, environments, crowds, days and apps")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--runtimes", type=runtimes, default=list(RUNTIMES), metavar="LIST",
                         help="default node,python,go; also node-cluster, gunicorn")
@@ -74,6 +75,15 @@ def parser():
     places.add_argument("--cases", type=int, default=2, help="faults in each environment (default 2)")
     places.add_argument("--only", type=lambda text: text.split(","), metavar="LIST",
                         help=", ".join(one.name for one in environments.ENVIRONMENTS))
+    many = commands.add_parser("crowds")
+    many.add_argument("--seed", type=int, required=True, help="sizes of requests and fates of packets are repeatable by it")
+    many.add_argument("--budget", default="12s", help="of each perfwright run (default 12s)")
+    many.add_argument("--connections", type=int, default=100000)
+    many.add_argument("--threads", type=int, default=20000)
+    many.add_argument("--children", type=int, default=5000)
+    many.add_argument("--percent", type=float, default=2, help="packets lost each way (default 2)")
+    many.add_argument("--only", type=listed([one.name for one in crowds.CASES]), metavar="LIST",
+                      help=", ".join(one.name for one in crowds.CASES))
     single = commands.add_parser("one", parents=[common])
     single.add_argument("--budget", default="12s", help="of each perfwright run (default 12s)")
     bad = commands.add_parser("days", parents=[common, seeded])
@@ -90,7 +100,7 @@ def parser():
 
 
 COMMANDS = {"check": check.run, "truth": compare_truth.run, "rules": compare_rules.run,
-            "environments": environments.run, "days": days.run, "one": one.run,
+            "environments": environments.run, "crowds": crowds.run, "days": days.run, "one": one.run,
             "apps": compare_apps.run}
 
 
@@ -119,7 +129,7 @@ def run_all(top, options):
     seed = ["--seed", str(options.seed)]
     worst = 0
     for arguments in (["check"], ["truth", *seed], ["truth", *seed, "--foreign", "20"], ["rules", *seed],
-                      ["environments", *seed], ["days", *seed], ["apps"]):
+                      ["environments", *seed], ["crowds", *seed], ["days", *seed], ["apps"]):
         print("\n## testbed/run %s\n" % " ".join(arguments), flush=True)
         worst = max(worst, COMMANDS[arguments[0]](top.parse_args(arguments)))
     return worst

@@ -1,4 +1,4 @@
-"""`run rules`: the ten rules against planted faults, healthy requests and repaired plans."""
+"""`run rules`: every rule against planted faults, healthy requests and repaired plans."""
 
 import random
 from dataclasses import dataclass

@@ -113,6 +113,8 @@ class Case:
 DEFAULT_COSTS = {"n_plus_one": 0.15, "repeat": 0.12, "varied": 0.2, "redis": 0.08, "memcached": 0.08, "fsync": 0.4}
 HEALTHY_CPU_MS = 5.0
 HEALTHY_CALL_MS = 4.0
+# a third of the answers wait 40 ms for an acknowledgement
+HELD_MS = 13.0
 
 
 def _fault_n_plus_one(rng, costs, _runtime):
@@ -170,6 +172,10 @@ def _fault_sync_writes(rng, costs, _runtime):
     return step, {**step, "n": 1}, step["n"] * costs["fsync"]
 
 
+def _fault_pieces(_rng, _costs, _runtime):
+    return {"op": "pieces"}, None, HELD_MS
+
+
 # rule -> how its fault is drawn, the runtimes it exists in, filler that would be the same fault
 FAULTS = {
     "sql-n-plus-one": (_fault_n_plus_one, None, ()),
@@ -182,6 +188,7 @@ FAULTS = {
     "event-loop-blocked": (_fault_blocked_loop, ("node",), ("cpu",)),
     "timer-wait": (_fault_timer, None, ()),
     "disk-sync-writes": (_fault_sync_writes, None, ()),
+    "delayed-ack": (_fault_pieces, None, ()),
 }
 
 

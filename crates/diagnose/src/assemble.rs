@@ -1,11 +1,12 @@
 //! The report document: knowledge and judgements to the stable JSON contract. Every number comes
 //! from stored evidence; what was not measured is null.
 
+use crate::case::EMBEDDED;
 use crate::{Knowledge, demand, headline, ledger, timeline, waterfall};
 use evidence::{
-    Arm, Band, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding, LatencyMs,
-    LedgerRow, Line, Monitoring, Nanos, Report, ReportRun, ReportTarget, Resource, SCHEMA, Service,
-    Undecided, WallEntry, WallLedger,
+    Arm, Band, Coverage, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding,
+    LatencyMs, LedgerRow, Line, Monitoring, Nanos, OtherKind, Protocol, Report, ReportRun,
+    ReportTarget, Resource, SCHEMA, Service, Undecided, WallEntry, WallLedger,
 };
 use std::collections::BTreeMap;
 
@@ -38,9 +39,19 @@ pub fn report(
         exonerated,
         undecided,
         resources: host(k).into_iter().chain(resources).collect(),
-        coverage: k.coverage.clone(),
+        coverage: coverage(k),
         comparison: None,
     }
+}
+
+/// What could be observed. Calls to a database inside the process are, once spans tell of them.
+fn coverage(k: &Knowledge) -> Vec<Coverage> {
+    let told = k.calls.iter().any(|c| c.protocol == Protocol::Sqlite);
+    let one = |c: &Coverage| match told && c.probe == EMBEDDED {
+        true => Coverage::ok(EMBEDDED),
+        false => c.clone(),
+    };
+    k.coverage.iter().map(one).collect()
 }
 
 fn run(k: &Knowledge) -> ReportRun {
@@ -115,11 +126,9 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
     let arm = headline::arm_of(k, name).unwrap_or(Arm::Warm);
     let attempts = k.attempts_of(name, &arm).count() as u64;
     let errors = k.attempts_of(name, &arm).filter(|x| x.failure.is_some()).count() as u64;
-    let wall = ledger::wall(k, name, &arm, Band::Typical);
-    let tail = match wall.requests >= TAIL_NEEDS {
-        true => rows(&ledger::wall(k, name, &arm, Band::Tail)),
-        false => vec![],
-    };
+    let bands = [Band::Typical, Band::Other, Band::Tail];
+    let [wall, other, tail] = ledger::walls(k, name, &arm, bands);
+    let tail = if wall.requests >= TAIL_NEEDS { rows(&tail) } else { vec![] };
     let good = attempts.saturating_sub(errors);
     EndpointReport {
         name: name.into(),
@@ -134,9 +143,19 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
         curve: curve(k, name),
         ledger: rows(&wall),
         tail_ledger: tail,
+        other_kind: other_kind(k, name, &arm, &other),
         demand: demand::ledger(k, name).into_iter().map(rounded).collect(),
-        waterfalls: waterfall::typical_and_slow(&timeline::build(k, name, &arm)),
+        waterfalls: waterfall::typical_and_slow(&timeline::build(k, name, &arm), &wall),
     }
+}
+
+fn other_kind(k: &Knowledge, name: &str, arm: &Arm, wall: &WallLedger) -> Option<OtherKind> {
+    (wall.requests > 0).then(|| OtherKind {
+        requests: u64::from(wall.requests),
+        of: ledger::selection(k, name, arm).0.len() as u64,
+        mean_ms: round3(wall.latency_ns / 1e6),
+        ledger: rows(wall),
+    })
 }
 
 fn rounded(e: DemandEntry) -> DemandEntry {
@@ -159,7 +178,8 @@ fn latency(k: &Knowledge, name: &str, arm: &Arm, typical_ns: f64) -> Option<Late
 }
 
 fn cold(k: &Knowledge, name: &str) -> Option<f64> {
-    let values: Vec<f64> = k.exchanges_of(name, &Arm::Cold).map(|x| x.latency().as_ms()).collect();
+    let first = k.first_exchanges_of(name);
+    let values: Vec<f64> = first.iter().map(|x| x.latency().as_ms()).collect();
     (!values.is_empty()).then(|| round3(stats::mean(&values)))
 }
 

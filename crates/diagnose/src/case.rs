@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Evidence kinds that calls rest on.
 pub const CALL_EVIDENCE: &[&str] = &["calls", "spans"];
 
+/// Probe of databases inside the service's processes.
+pub const EMBEDDED: &str = "in-process-database";
+
 /// Start and end, nanoseconds on the run's clock.
 pub type Extent = (u64, u64);
 
@@ -272,6 +275,23 @@ impl<'a> Case<'a> {
         let seen =
             |p: &Peer| woken && p.process.is_some() || k.calls.iter().any(|c| c.peer == p.name);
         unix.any(|p| !seen(p))
+    }
+
+    /// The name of a database inside the service's processes, calls to which nobody sees;
+    /// `None` without one, or when spans tell of its calls.
+    pub fn embedded_database(&self) -> Option<&'a str> {
+        let k = self.knowledge;
+        let told = k.calls.iter().any(|c| c.protocol == Protocol::Sqlite);
+        let embedded = |c: &&Coverage| c.probe == EMBEDDED && c.state == Unavailable;
+        let found = k.coverage.iter().find(embedded).filter(|_| !told)?;
+        found.reason.split(": ").next()
+    }
+
+    /// Time in which such a database could be at work: CPU and disk of the service, and what
+    /// nothing explains, milliseconds.
+    pub fn own_ms(&self) -> f64 {
+        let cpu = self.cpu_ms().unwrap_or(self.line_ms(Line::Cpu));
+        cpu + self.line_ms(Line::Disk) + self.line_ms(Line::Lock) + self.unexplained_ms()
     }
 
     /// Time of the wall ledger that nothing explains, milliseconds.

@@ -25,11 +25,12 @@ pub fn of(k: &Knowledge, endpoint: &str) -> String {
     let Some(arm) = arm_of(k, endpoint) else {
         return "Nothing was sent yet.".into();
     };
-    let wall = ledger::wall(k, endpoint, &arm, Band::Typical);
+    let [wall, other] = ledger::walls(k, endpoint, &arm, [Band::Typical, Band::Other]);
     if wall.requests == 0 {
         return failed(k, endpoint, &arm);
     }
     let whole = duration(wall.latency_ns);
+    let kinds = kinds(k, endpoint, &arm, &wall, &other);
     let mut parts = vec![];
     let mut named = vec![];
     if let Some((line, part)) = chain(k, endpoint, &arm, &wall) {
@@ -49,7 +50,33 @@ pub fn of(k: &Knowledge, endpoint: &str) -> String {
     if parts.is_empty() {
         parts.push("no single thing stands out".into());
     }
-    format!("{whole}: {}{}.", parts.join("; "), blind(k, endpoint, &arm, &wall))
+    format!("{whole}{kinds}: {}{}.", parts.join("; "), blind(k, endpoint, &arm, &wall))
+}
+
+/// That there is another kind of requests, and what they have more or less of.
+fn kinds(
+    k: &Knowledge,
+    endpoint: &str,
+    arm: &Arm,
+    wall: &WallLedger,
+    other: &WallLedger,
+) -> String {
+    if other.requests == 0 {
+        return String::new();
+    }
+    let of = ledger::selection(k, endpoint, arm).0.len();
+    let most = of - other.requests as usize;
+    let apart = |line: &Line| other.line_ns(*line) - wall.line_ns(*line);
+    let slower = other.latency_ns > wall.latency_ns;
+    let sign = if slower { 1.0 } else { -1.0 };
+    let differs = LINES.iter().max_by(|a, b| (sign * apart(a)).total_cmp(&(sign * apart(b))));
+    let why = differs.map_or(String::new(), |line| {
+        let (ns, word) = (apart(line).abs(), if slower { "more" } else { "less" });
+        let ledger = if slower { other } else { wall };
+        format!(" ({} {word} is {})", duration(ns), phrase(ledger, *line))
+    });
+    let whole = duration(other.latency_ns);
+    format!(" in {most} of {of} requests, {whole} in the other {}{why}", other.requests)
 }
 
 const LINES: [Line; 18] = [
@@ -74,12 +101,24 @@ const LINES: [Line; 18] = [
 ];
 
 fn sentence(k: &Knowledge, wall: &WallLedger, line: Line, ns: f64) -> String {
-    let what = match line {
-        Line::Database | Line::Cache | Line::Downstream => {
-            let calls = counted(k, wall, line);
-            let verb = if calls.starts_with("1 ") { "is" } else { "are" };
-            return format!("{} {verb} {calls}", duration(ns));
+    if matches!(line, Line::Database | Line::Cache | Line::Downstream) {
+        let calls = counted(k, wall, line);
+        let verb = if calls.starts_with("1 ") { "is" } else { "are" };
+        return format!("{} {verb} {calls}", duration(ns));
+    }
+    format!("{} is {}", duration(ns), phrase(wall, line))
+}
+
+/// What a line means, as the end of a sentence.
+fn phrase(wall: &WallLedger, line: Line) -> &'static str {
+    let held = || wall.entries.iter().filter(|e| e.detail == timeline::ANSWER_UNDER_WAY);
+    match line {
+        Line::Receive if held().map(|e| e.ns).sum::<f64>() > 0.5 * wall.line_ns(line) => {
+            "waiting for the rest of the answer after its first packet"
         }
+        Line::Database => "the database",
+        Line::Cache => "the cache",
+        Line::Downstream => "other services",
         Line::Dns => "name resolution",
         Line::Connect => "connecting",
         Line::Tls => "the TLS handshake",
@@ -95,8 +134,7 @@ fn sentence(k: &Knowledge, wall: &WallLedger, line: Line, ns: f64) -> String {
         Line::Queueing => "queueing behind other work",
         Line::Generator => "our own delay",
         Line::Unattributed => "not explained yet",
-    };
-    format!("{} is {what}", duration(ns))
+    }
 }
 
 /// `101 SQL statements, 100 of them alike`. Opening a connection is no statement, and is said.

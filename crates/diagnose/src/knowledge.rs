@@ -168,6 +168,15 @@ impl Knowledge {
             .filter(|e| e.failure.is_none() && !self.lossy_windows.contains(&e.window))
     }
 
+    /// The successful cold exchanges that opened their connection: the first ones and those after
+    /// a pause, not those that warmed up after them. All cold ones when none did.
+    pub fn first_exchanges_of<'a>(&'a self, endpoint: &'a str) -> Vec<&'a Exchange> {
+        let all: Vec<&Exchange> = self.exchanges_of(endpoint, &Arm::Cold).collect();
+        let opened: Vec<&Exchange> =
+            all.iter().copied().filter(|x| x.phases.connect.is_some()).collect();
+        if opened.is_empty() { all } else { opened }
+    }
+
     /// The arms in which an endpoint was driven.
     pub fn arms_of(&self, endpoint: &str) -> BTreeSet<Arm> {
         self.windows

@@ -2,6 +2,7 @@
 //! lines sum to its latency by construction; the ledger is the mean over requests.
 
 mod account;
+mod bands;
 mod foreign;
 mod reasons;
 
@@ -12,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use account::{Selection, selection};
+pub(crate) use reasons::TRACED_SHARE;
 
 /// Intervals active at an instant, best label first: by rank, then last-finishing, then index.
 pub type Active = BTreeSet<(u8, Reverse<u64>, usize)>;
@@ -91,17 +93,33 @@ pub fn sweep(t: &Timeline) -> Vec<(Line, String, u64)> {
 /// The wall ledger of an endpoint in an arm: the mean over the requests of the band, with a 90 %
 /// interval per entry. Entries sum to `latency_ns`. Empty when no request succeeded.
 pub fn wall(k: &Knowledge, endpoint: &str, arm: &Arm, band: Band) -> WallLedger {
+    average(&account::of(k, endpoint, arm), band)
+}
+
+/// As [`wall`], several bands at once.
+pub fn walls<const N: usize>(
+    k: &Knowledge,
+    endpoint: &str,
+    arm: &Arm,
+    bands: [Band; N],
+) -> [WallLedger; N] {
     let accounts = account::of(k, endpoint, arm);
+    bands.map(|band| average(&accounts, band))
+}
+
+fn average(accounts: &Accounts, band: Band) -> WallLedger {
     let latencies: Vec<f64> = accounts.list.iter().map(|a| a.latency).collect();
-    let chosen: Vec<&Account> =
-        accounts.list.iter().filter(|a| in_band(&latencies, a.latency, band)).collect();
+    // What other clients' requests cost is subtracted from means over all kinds.
+    let kinds = !matches!(accounts.selection, Selection::Subtracted { .. });
+    let inside = bands::limits(&latencies, band, kinds);
+    let chosen: Vec<&Account> = accounts.list.iter().filter(|a| inside.holds(a.latency)).collect();
     if chosen.is_empty() {
         return WallLedger::default();
     }
     let mut keys: BTreeSet<&Key> = chosen.iter().flat_map(|a| a.time.keys()).collect();
     keys.extend(chosen.iter().flat_map(|a| a.calls.keys()));
     let mut entries: Vec<WallEntry> =
-        keys.into_iter().map(|key| entry(&accounts, &chosen, key)).collect();
+        keys.into_iter().map(|key| entry(accounts, &chosen, key)).collect();
     settle(&mut entries);
     entries.retain(|e| e.ns > 0.0 || e.high_ns > 0.0 || e.calls > 0.0);
     entries.sort_by(|a, b| {
@@ -111,29 +129,6 @@ pub fn wall(k: &Knowledge, endpoint: &str, arm: &Arm, band: Band) -> WallLedger 
         requests: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
         latency_ns: chosen.iter().map(|a| a.latency).sum::<f64>() / chosen.len() as f64,
         entries,
-    }
-}
-
-/// Whether a latency belongs to the band among all of them. Every band holds at least one.
-pub(crate) fn in_band(latencies: &[f64], latency: f64, band: Band) -> bool {
-    let q = |p| stats::quantile(latencies, p).unwrap_or(latency);
-    match band {
-        Band::All => true,
-        Band::Typical => {
-            let (low, high) = (q(0.25), q(0.75));
-            let inside = |l: f64| l >= low && l <= high;
-            if latencies.iter().any(|l| inside(*l)) {
-                return inside(latency);
-            }
-            // Two values: none lies between p25 and p75.
-            let middle = q(0.5);
-            let best = latencies.iter().map(|l| (l - middle).abs()).fold(f64::MAX, f64::min);
-            (latency - middle).abs() <= best
-        }
-        Band::Tail => {
-            let count = (latencies.len() as f64 * 0.05).ceil().max(1.0) as usize;
-            latencies.iter().filter(|l| **l > latency).count() < count
-        }
     }
 }
 

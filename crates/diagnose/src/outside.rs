@@ -9,7 +9,7 @@ use crate::case::{Case, Request};
 use crate::rules::{NO_ROOM, cpu_hot_path};
 use crate::wording::{count, part, percent, time};
 use evidence::{
-    Arm, Consent, Experiment, ExperimentKind, Line, Phases, ProcessRole, Risk, Undecided,
+    Arm, Consent, Exchange, Experiment, ExperimentKind, Line, Phases, ProcessRole, Risk, Undecided,
 };
 
 /// Hypotheses printed at most: more is a list of everything that exists.
@@ -24,6 +24,9 @@ const COLD: f64 = 1.5;
 const PLATEAU: f64 = 2.0;
 /// Share of latency spent receiving that makes the answer's size the suspect.
 const RECEIVING: f64 = 0.3;
+/// Body below which its size cannot be why it takes long, bytes: it fits into the ten segments
+/// that a connection begins with (RFC 6928).
+const WORTH_SHRINKING: f64 = 14_000.0;
 /// Body beyond which compression matters, bytes.
 const LARGE: u64 = 50_000;
 /// A wait of a thread that is more than a wake-up of its own making, nanoseconds.
@@ -374,7 +377,10 @@ fn large_answer(case: &Case) -> Guess {
     missing += ": a smaller or compressed answer would shorten exactly this phase";
     Guess {
         rule: if large && plain { "uncompressed-response" } else { "large-response" },
-        plausibility: if share >= RECEIVING { 0.9 } else { share * 0.5 },
+        plausibility: match share >= RECEIVING && bytes >= WORTH_SHRINKING {
+            true => 0.9,
+            false => share.min(RECEIVING) * 0.5,
+        },
         missing,
         command: case.command("--header 'Accept-Encoding: gzip'"),
     }
@@ -428,14 +434,15 @@ fn elasticity(case: &Case) -> Option<f64> {
     (y > 0.0).then(|| slope * x / y)
 }
 
-/// Mean latency of cold requests against warm ones.
+/// Median latency of first requests against warm ones.
 fn cold(case: &Case) -> Option<f64> {
-    let of = |arm: Arm| {
-        let all: Vec<f64> =
-            case.knowledge.exchanges_of(case.endpoint, &arm).map(|e| e.latency().as_ms()).collect();
-        stats::median(&all)
+    let k = case.knowledge;
+    let median = |all: &mut dyn Iterator<Item = &Exchange>| {
+        stats::median(&all.map(|e| e.latency().as_ms()).collect::<Vec<_>>())
     };
-    Some(of(Arm::Cold)? / of(Arm::Warm).filter(|w| *w > 0.0)?)
+    let first = median(&mut k.first_exchanges_of(case.endpoint).into_iter());
+    let warm = median(&mut k.exchanges_of(case.endpoint, &Arm::Warm));
+    Some(first? / warm.filter(|w| *w > 0.0)?)
 }
 
 /// The most requests in flight that were tried, and the median latency against one.

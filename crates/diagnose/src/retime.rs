@@ -214,9 +214,9 @@ pub fn predict(case: &Case, edits: &[Edit], rule: &str) -> Option<Prediction> {
         parts.iter().map(|p| p * p).sum::<f64>().sqrt()
     };
     let mut rng = Rng::new(seed(case, rule));
-    let estimate = |q: f64, rng: &mut Rng| {
-        let (now, mid) = (stats::quantile(&now, q)?, stats::quantile(&after, q)?);
-        let draws = resample(&after, q, rng);
+    let estimate = |of: &dyn Fn(&[f64]) -> Option<f64>, rng: &mut Rng| {
+        let (now, mid) = (of(&now)?, of(&after)?);
+        let draws = resample(&after, of, rng);
         let (low, high) = (stats::quantile(&draws, 0.05)?, stats::quantile(&draws, 0.95)?);
         let error = model(mid);
         Some(Estimate {
@@ -226,17 +226,21 @@ pub fn predict(case: &Case, edits: &[Edit], rule: &str) -> Option<Prediction> {
             high: (high + error).min(now),
         })
     };
-    let p50_ms = estimate(0.5, &mut rng)?;
-    let p95_ms = stats::quantile_bounded(&now, 0.95).and_then(|_| estimate(0.95, &mut rng));
-    Some(Prediction { method: PredictionMethod::Modelled, p50_ms, p95_ms, capacity_rps: None })
+    let at = |q: f64| move |values: &[f64]| stats::quantile(values, q);
+    let p50_ms = estimate(&at(0.5), &mut rng)?;
+    let bounded = stats::quantile_bounded(&now, 0.95).is_some();
+    let p95_ms = if bounded { estimate(&at(0.95), &mut rng) } else { None };
+    let mean_ms = estimate(&|values| Some(stats::mean(values)), &mut rng);
+    let method = PredictionMethod::Modelled;
+    Some(Prediction { method, p50_ms, p95_ms, mean_ms, capacity_rps: None })
 }
 
-fn resample(values: &[f64], q: f64, rng: &mut Rng) -> Vec<f64> {
+fn resample(values: &[f64], of: &dyn Fn(&[f64]) -> Option<f64>, rng: &mut Rng) -> Vec<f64> {
     let draw = |rng: &mut Rng| values[rng.below(values.len() as u64) as usize];
     (0..RESAMPLES)
         .filter_map(|_| {
             let sample: Vec<f64> = values.iter().map(|_| draw(rng)).collect();
-            stats::quantile(&sample, q)
+            of(&sample)
         })
         .collect()
 }

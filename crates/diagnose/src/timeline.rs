@@ -239,7 +239,9 @@ fn detail_of(k: &Knowledge, call: &Call) -> String {
 fn threads(t: &mut Timeline, k: &Knowledge, (arrived, left): (Nanos, Nanos), keep: &Keep) {
     let busy: Vec<&ThreadInterval> = k.busy_within(t.start, t.end).collect();
     let traced = busy.iter().any(|i| i.state == ThreadState::Running { kernel: true });
-    let blocked: Vec<&ThreadInterval> = k.blocked_within(arrived, left).collect();
+    let housekeeping = |tid: i32| k.threads.get(&tid).is_some_and(|t| t.housekeeping);
+    let blocked: Vec<&ThreadInterval> =
+        k.blocked_within(arrived, left).filter(|i| !housekeeping(i.tid)).collect();
     for i in busy.into_iter().chain(blocked).filter(|i| (keep.thread)(i.tid)) {
         let serving = k.serves(i.tid);
         let (line, mut detail, mut rank) = label(i.state, traced);

@@ -1,14 +1,16 @@
 //! The waterfall of one request: what a person looks at. Like calls in a row are one bar.
 
-use crate::ledger::segments;
-use crate::timeline::rank;
-use evidence::{Interval, Line, Timeline, WaterfallBar, WaterfallReport};
+use crate::ledger::{TRACED_SHARE, segments};
+use crate::timeline::{UNKNOWN_WAIT, rank};
+use evidence::{Interval, Line, Timeline, WallEntry, WallLedger, WaterfallBar, WaterfallReport};
 use std::collections::BTreeMap;
 
 /// More bars than this are no picture: like calls are then merged across the whole request.
 const BARS: usize = 40;
 /// Stretches below this share of the request are not drawn, and gaps below it do not divide one.
 const VISIBLE: f64 = 0.01;
+/// Share of the waits without a name from which on one reason stands for all of them.
+const NEARLY_ALL: f64 = 0.9;
 
 /// A bar in nanoseconds on the run's clock.
 #[derive(Clone, Debug)]
@@ -21,28 +23,46 @@ struct Bar {
 }
 
 /// The waterfalls of a typical (nearest the median) and of a slow (the slowest 5 %'s fastest, with
-/// few requests the slowest) request. One when there is only one request.
-pub fn typical_and_slow(timelines: &[Timeline]) -> Vec<WaterfallReport> {
+/// few requests the slowest) request. One when there is only one request. `wall` is the ledger
+/// beside them: it may know what waits are that no timeline names.
+pub fn typical_and_slow(timelines: &[Timeline], wall: &WallLedger) -> Vec<WaterfallReport> {
+    let reason = reason(wall);
+    let reason = reason.as_ref();
     let mut order: Vec<&Timeline> = timelines.iter().collect();
     order.sort_by_key(|t| (t.latency(), t.window, t.start));
     let n = order.len();
     let Some(typical) = order.get(n.saturating_sub(1) / 2) else { return vec![] };
-    let mut out = vec![of(typical, "typical")];
+    let mut out = vec![of(typical, "typical", reason)];
     if n > 1 {
         let slow = ((n as f64 * 0.95).ceil() as usize).clamp(1, n) - 1;
-        out.push(of(order[slow], "slow"));
+        out.push(of(order[slow], "slow", reason));
     }
     out
 }
 
-/// The waterfall of one request; `which` is `typical` or `slow`. A merged bar lasts from its first
-/// call's start to its last call's end.
-pub fn of(t: &Timeline, which: &str) -> WaterfallReport {
+/// What nearly all waits without a name are, by the traced pass (the ledger has applied it).
+fn reason(wall: &WallLedger) -> Option<(Line, String)> {
+    let unnamed = wall.entries.iter().filter(|e| e.detail == UNKNOWN_WAIT);
+    let unnamed: f64 = unnamed.map(|e| e.ns).sum();
+    let named = |e: &&WallEntry| e.method.contains(TRACED_SHARE) && e.line != Line::Gc;
+    let all: f64 = wall.entries.iter().filter(named).map(|e| e.ns).sum();
+    let best = wall.entries.iter().filter(named).max_by(|a, b| a.ns.total_cmp(&b.ns))?;
+    let nearly_all = best.ns >= NEARLY_ALL * (all + unnamed);
+    nearly_all.then(|| (best.line, best.detail.clone()))
+}
+
+/// The waterfall of one request; `which` is `typical` or `slow`, `reason` what waits without a
+/// name are. A merged bar lasts from its first call's start to its last call's end.
+pub fn of(t: &Timeline, which: &str, reason: Option<&(Line, String)>) -> WaterfallReport {
     let mut calls = call_bars(t);
     if calls.len() > BARS {
         calls = by_kind(&calls);
     }
     let mut bars = stretch_bars(t, &calls);
+    if let Some((line, detail)) = reason {
+        let unnamed = bars.iter_mut().filter(|b| b.detail == UNKNOWN_WAIT);
+        unnamed.for_each(|b| (b.line, b.detail) = (*line, detail.clone()));
+    }
     bars.append(&mut calls);
     bars.sort_by(|a, b| {
         (a.start, b.end, a.line, &a.detail).cmp(&(b.start, a.end, b.line, &b.detail))

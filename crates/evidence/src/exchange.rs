@@ -30,6 +30,9 @@ pub enum Arm {
         /// Added delay in milliseconds.
         delay_ms: u32,
     },
+    /// As warm, but our system acknowledges each packet of the answer at once instead of waiting
+    /// for something to send along.
+    Acknowledged,
 }
 
 /// A stretch of time in which one request was driven, or (idle) none was.

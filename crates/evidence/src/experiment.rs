@@ -25,6 +25,8 @@ pub enum ExperimentKind {
         /// Peer name.
         peer: String,
     },
+    /// Acknowledge packets of the answer at once: is it held back until they are?
+    Acknowledge,
 }
 
 /// What the user must agree to first.

@@ -113,6 +113,9 @@ pub struct Prediction {
     pub p50_ms: Estimate,
     /// 95th percentile; null when too few samples bound it.
     pub p95_ms: Option<Estimate>,
+    /// Mean latency: what a fix of a few slow requests shows in.
+    #[serde(default)]
+    pub mean_ms: Option<Estimate>,
     /// Capacity; null when it was not measured.
     pub capacity_rps: Option<Estimate>,
 }

@@ -52,7 +52,8 @@ pub struct ReportTarget {
 pub struct LatencyMs {
     /// Mean.
     pub mean: f64,
-    /// Mean of the typical requests, p25 to p75: what the ledger sums to.
+    /// Mean of the typical requests, p25 to p75 (of the more frequent kind where there are two):
+    /// what the ledger sums to.
     pub typical: f64,
     /// Median.
     pub p50: f64,
@@ -60,6 +61,19 @@ pub struct LatencyMs {
     pub p95: Option<f64>,
     /// 99th percentile.
     pub p99: Option<f64>,
+}
+
+/// The less frequent of two kinds of requests to one endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OtherKind {
+    /// Successful requests of this kind, and of both.
+    pub requests: u64,
+    /// Of both kinds together.
+    pub of: u64,
+    /// Their mean latency.
+    pub mean_ms: f64,
+    /// Their wall ledger; sums to `mean_ms`.
+    pub ledger: Vec<LedgerRow>,
 }
 
 /// One point of the concurrency curve.
@@ -191,7 +205,7 @@ pub struct EndpointReport {
     pub availability: f64,
     /// Latency; null when no request succeeded.
     pub latency_ms: Option<LatencyMs>,
-    /// Mean latency of cold requests.
+    /// Mean latency of the first request and of those on a new connection after a pause.
     pub cold_ms: Option<f64>,
     /// Throughput, when driven for it.
     pub throughput_rps: Option<f64>,
@@ -203,6 +217,9 @@ pub struct EndpointReport {
     pub ledger: Vec<LedgerRow>,
     /// Wall ledger of the slowest 5 %, when there are enough requests.
     pub tail_ledger: Vec<LedgerRow>,
+    /// The other kind of requests, when latencies fall into two with a gap between them.
+    #[serde(default)]
+    pub other_kind: Option<OtherKind>,
     /// Demand ledger.
     pub demand: Vec<DemandEntry>,
     /// Waterfalls of a typical and of a slow request.

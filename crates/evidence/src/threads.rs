@@ -74,6 +74,9 @@ pub struct ThreadInfo {
     /// Whether it was seen reading or writing a socket (Go's and Python's do, libuv's and V8's
     /// workers never). Without system call tracing: the main thread for Node, all for others.
     pub serving: bool,
+    /// Whether it only looks after the runtime (Go's `sysmon`): what it waits for, no request does.
+    #[serde(default)]
+    pub housekeeping: bool,
 }
 
 /// Whose counters these are.

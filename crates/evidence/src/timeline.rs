@@ -10,8 +10,11 @@ pub enum Band {
     /// All requests of the arm.
     All,
     /// The middle half, p25 to p75 of latency: its mean (the interquartile mean) is not moved by
-    /// a stalled request, and rests on more requests than a narrower band.
+    /// a stalled request, and rests on more requests than a narrower band. Where there are two
+    /// kinds of requests, the middle half of the more frequent one.
     Typical,
+    /// Where there are two kinds of requests, the less frequent one; else none.
+    Other,
     /// The slowest 5 %, at least one.
     Tail,
 }

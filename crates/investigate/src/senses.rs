@@ -174,6 +174,11 @@ impl Senses {
         self.client.disconnect();
     }
 
+    /// Whether our system acknowledges each packet of an answer at once, from now on.
+    pub(crate) fn acknowledge_at_once(&mut self, on: bool) {
+        self.client.acknowledge_at_once(on);
+    }
+
     /// Cookies and token of a login, for all later requests.
     pub(crate) fn log_in(&mut self, session: Session) {
         let cancel = Arc::clone(&self.cancel);

@@ -45,6 +45,7 @@ pub struct Client {
     session: Session,
     cancel: Arc<AtomicBool>,
     per_read: Option<Duration>,
+    acknowledge_at_once: bool,
     runtime: Option<Runtime>,
     connection: Option<Connection>,
     reconnects: u64,
@@ -60,6 +61,7 @@ impl Client {
             session: Session::default(),
             cancel: Arc::default(),
             per_read: None,
+            acknowledge_at_once: false,
             runtime: None,
             connection: None,
             reconnects: 0,
@@ -83,6 +85,15 @@ impl Client {
     pub fn with_read_limit(mut self, silence: Duration) -> Client {
         self.per_read = Some(silence);
         self
+    }
+
+    /// Whether [`Client::acknowledge_at_once`] does something on this system.
+    pub const CAN_ACKNOWLEDGE_AT_ONCE: bool = cfg!(target_os = "linux");
+
+    /// Whether each packet of an answer is acknowledged at once (`TCP_QUICKACK`, tcp(7)) instead
+    /// of when the system finds it convenient. Costs a system call a read; HTTP/1.1 only.
+    pub fn acknowledge_at_once(&mut self, on: bool) {
+        self.acknowledge_at_once = on && Client::CAN_ACKNOWLEDGE_AT_ONCE;
     }
 
     /// How often a kept-alive connection turned out to be closed and a second one was opened
@@ -124,7 +135,9 @@ impl Client {
             cancel: self.cancel.clone(),
         };
         let keep = if want_body { Keep::Body } else { Keep::HtmlStart };
-        let sending = Sending { limits: &limits, body_limit, keep, extra: &extra };
+        let acknowledge_at_once = self.acknowledge_at_once;
+        let sending =
+            Sending { limits: &limits, body_limit, keep, extra: &extra, acknowledge_at_once };
         let mut attempt = Attempt::started(start);
         let outcome = prepared.and_then(|()| self.attempt(request, &sending, &mut attempt));
         attempt.finish(outcome.is_ok());

@@ -3,6 +3,7 @@
 
 use crate::clock;
 use crate::request::Request;
+use crate::transfer::Sending;
 use evidence::{Failure, Nanos};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -72,6 +73,9 @@ pub(crate) struct Socket {
     limits: Limits,
     read_wait: Duration,
     write_wait: Duration,
+    acknowledge_at_once: bool,
+    /// An exchange went over it before.
+    used: bool,
 }
 
 impl Socket {
@@ -79,12 +83,25 @@ impl Socket {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(TICK))?;
-        Ok(Socket { stream, limits, read_wait: TICK, write_wait: TICK })
+        let (read_wait, write_wait) = (TICK, TICK);
+        let (acknowledge_at_once, used) = (false, false);
+        Ok(Socket { stream, limits, read_wait, write_wait, acknowledge_at_once, used })
     }
 
-    /// Limits of the next exchange.
-    pub(crate) fn arm(&mut self, limits: Limits) {
-        self.limits = limits;
+    /// How the next exchange goes.
+    ///
+    /// On a connection in use, where each request follows the last answer closely, Linux delays
+    /// acknowledgements (`pingpong` mode); after 40 ms of silence it may go back to sending them at
+    /// once. Requests with idle windows between them are to see what those of a busy client see,
+    /// so the mode is set.
+    pub(crate) fn arm(&mut self, sending: &Sending<'_>) {
+        self.limits = sending.limits.clone();
+        self.acknowledge_at_once = sending.acknowledge_at_once;
+        if self.used && !self.acknowledge_at_once {
+            // Where it cannot be set, it is as the system likes it.
+            let _ = quick_acknowledgements(&self.stream, false);
+        }
+        self.used = true;
     }
 
     /// What an idle connection holds: nothing, bytes nobody asked for, or its end.
@@ -138,6 +155,19 @@ impl Socket {
     }
 }
 
+/// Whether acknowledgements are sent at once, also one that is held back now (`TCP_QUICKACK`). It
+/// does not last: the system goes back to its own ways by itself (tcp(7)).
+#[cfg(target_os = "linux")]
+fn quick_acknowledgements(stream: &TcpStream, on: bool) -> io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_quickack(on)
+}
+
+/// There is no way to ask for it here; see `Client::CAN_ACKNOWLEDGE_AT_ONCE`.
+#[cfg(not(target_os = "linux"))]
+fn quick_acknowledgements(_: &TcpStream, _: bool) -> io::Result<()> {
+    Ok(())
+}
+
 /// See [`Socket::idle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Idle {
@@ -148,7 +178,14 @@ pub(crate) enum Idle {
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.bounded(false, |stream| stream.read(buffer))
+        let at_once = self.acknowledge_at_once;
+        self.bounded(false, |stream| {
+            let n = stream.read(buffer)?;
+            if at_once {
+                quick_acknowledgements(stream, true)?;
+            }
+            Ok(n)
+        })
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) keep: Keep,
     /// Headers added at this send: trace id, cookies, token.
     pub(crate) extra: &'a [(String, String)],
+    /// Acknowledge what is read at once.
+    pub(crate) acknowledge_at_once: bool,
 }
 
 /// How far an exchange came; filled in while it runs, kept when it breaks.
@@ -141,11 +143,11 @@ impl Connection {
     ) -> Result<bool, Broken> {
         let done = match (&mut self.transport, runtime) {
             (Transport::Plain(socket), _) => {
-                socket.arm(sending.limits.clone());
+                socket.arm(sending);
                 exchange_h1(socket, request, sending, progress)
             }
             (Transport::Tls(stream), _) => {
-                stream.sock.arm(sending.limits.clone());
+                stream.sock.arm(sending);
                 exchange_h1(stream.as_mut(), request, sending, progress)
             }
             (Transport::Http2(http2), Some(runtime)) => {

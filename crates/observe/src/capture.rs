@@ -1,21 +1,24 @@
 //! Packets of the service, captured in its network namespace by a thread that lives there, and
 //! decoded into calls. Only the service's own ports and its outgoing connections are followed.
 
-use crate::discovery::{Flows, is_local, namespace};
+use crate::discovery::{Flows, Link, is_local, namespace};
 use evidence::{Call, Coverage, Redactor, ServerEdge};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wire::capture::{Capture, CaptureError, Config, Statistics};
 use wire::segment::{ACK, SYN};
-use wire::{Decoder, Losses, Segment};
+use wire::{Decoder, Losses, Resent, Segment};
 
 /// Drained at least this often: 64 MiB are some 1,000 full-size packets, and most windows end
 /// before the first time, so that decoding does not compete with the service for a CPU.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// How often the kernel's buffers are looked at: an answer of some hundred megabytes over loopback
+/// fills one in a few of these, and is then drained while it comes.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Ports of peers learnt from first connections, between two looks.
 const LEARNT_PORTS: usize = 200;
 /// Windows at the start in which every connection is captured: a service that opens a connection
@@ -32,6 +35,8 @@ pub(crate) struct CaptureBatch {
     pub edges: Vec<ServerEdge>,
     /// What was lost since the last drain, by stable name.
     pub losses: Vec<(&'static str, u64)>,
+    /// What the network lost and was sent again since the last drain, by server.
+    pub resent: HashMap<SocketAddr, Resent>,
     /// Why capture ended, if it did.
     pub failed: Option<String>,
 }
@@ -50,7 +55,7 @@ enum Request {
 /// Whose connections are followed, shared with the decoder.
 #[derive(Default)]
 struct Wanted {
-    foreign: BTreeSet<u16>,
+    foreign: HashSet<Link>,
     local: HashMap<IpAddr, bool>,
 }
 
@@ -179,7 +184,7 @@ impl Worker {
         let wanted = Arc::new(Mutex::new(Wanted::default()));
         let shared = Arc::clone(&wanted);
         let pid = inside.unwrap_or(std::process::id() as i32);
-        decoder.set_filter(move |client, _| lock(&shared).wants(pid, client));
+        decoder.set_filter(move |client, server| lock(&shared).wants(pid, client, server));
         let before = (capture.statistics(), Losses::default());
         let mut worker = Worker {
             capture,
@@ -198,8 +203,9 @@ impl Worker {
     }
 
     fn run(mut self, inbox: &Receiver<Request>) {
+        let mut drained = Instant::now();
         loop {
-            match inbox.recv_timeout(DRAIN_EVERY) {
+            match inbox.recv_timeout(LOOK_EVERY) {
                 Ok(Request::Flows(flows)) => self.follow(flows),
                 Ok(Request::Drain(answer)) => {
                     self.drain();
@@ -210,7 +216,12 @@ impl Worker {
                         self.narrow();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.drain(),
+                Err(RecvTimeoutError::Timeout) => {
+                    if drained.elapsed() >= DRAIN_EVERY || self.capture.is_filling() {
+                        self.drain();
+                        drained = Instant::now();
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -220,7 +231,7 @@ impl Worker {
         let own: Vec<u16> = flows.listening.iter().copied().collect();
         self.decoder.set_own_ports(&own);
         self.decoder.set_peers(flows.names.clone());
-        self.decoder.set_client_ports(flows.mine.iter().copied().collect());
+        self.decoder.set_client_ports(flows.mine.iter().map(|l| l.0).collect());
         lock(&self.wanted).foreign = flows.foreign.difference(&flows.mine).copied().collect();
         let mut ports = ports_of(&flows);
         // A peer seen once stays: it may be closed just now.
@@ -254,8 +265,9 @@ impl Worker {
         let each = |segment: &Segment<'_>| {
             let begins = segment.has(SYN) && !segment.has(ACK);
             let port = segment.destination.port();
-            if begins && !known.contains(&port) && lock(wanted).wants(pid, segment.source) {
-                fresh.insert(port);
+            if begins && !known.contains(&port) {
+                let (client, server) = (segment.source, segment.destination);
+                fresh.extend(lock(wanted).wants(pid, client, server).then_some(port));
             }
             decoder.feed(segment);
         };
@@ -294,6 +306,7 @@ impl Worker {
             calls: self.decoder.take_calls(),
             edges: self.decoder.take_edges(),
             losses: out,
+            resent: self.decoder.take_resent(),
             failed: self.failed.take(),
         }
     }
@@ -309,13 +322,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Wanted {
     /// Connections that leave this host's addresses and are not known to be somebody else's.
-    fn wants(&mut self, pid: i32, client: SocketAddr) -> bool {
+    fn wants(&mut self, pid: i32, client: SocketAddr, server: SocketAddr) -> bool {
         let local = *self.local.entry(client.ip()).or_insert_with(|| is_local(pid, client.ip()));
         // Remote clients' addresses must not pile up.
         if self.local.len() > 4096 {
             self.local.clear();
         }
-        local && !self.foreign.contains(&client.port())
+        local && !self.foreign.contains(&(client.port(), server))
     }
 }
 

@@ -26,6 +26,8 @@ mod discovery;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 pub mod doctor;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod network;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod owners;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod sched;

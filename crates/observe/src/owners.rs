@@ -47,11 +47,8 @@ impl Owners {
         flows: &Flows,
         intervals: &[ThreadInterval],
     ) -> Vec<Call> {
-        let undecided = |c: &&Call| {
-            !flows.mine.contains(&c.client_port)
-                && !flows.foreign.contains(&c.client_port)
-                && !self.ours.contains_key(&c.connection)
-        };
+        let undecided =
+            |c: &&Call| flows.owner(c).is_none() && !self.ours.contains_key(&c.connection);
         let mut evidence: HashMap<u32, Starts> = HashMap::new();
         let mut busy = None;
         for call in calls.iter().filter(undecided) {
@@ -62,7 +59,7 @@ impl Owners {
             self.ours.clear();
             self.peers.clear();
         }
-        for call in calls.iter().filter(|c| flows.mine.contains(&c.client_port)) {
+        for call in calls.iter().filter(|c| flows.owner(c) == Some(true)) {
             self.peer(&call.peer).known = true;
         }
         if !intervals.is_empty() {
@@ -77,10 +74,7 @@ impl Owners {
             self.ours.get(&c.connection).copied().unwrap_or(true)
                 && self.peers.get(&c.peer).is_none_or(Peer::ours)
         };
-        let ours = |c: &Call| {
-            flows.mine.contains(&c.client_port)
-                || (!flows.foreign.contains(&c.client_port) && unknown(c))
-        };
+        let ours = |c: &Call| flows.owner(c).unwrap_or_else(|| unknown(c));
         calls.into_iter().filter(ours).collect()
     }
 
@@ -159,7 +153,11 @@ mod tests {
     }
 
     fn check(calls: Vec<Call>, running: &[(u64, u64)], want: &[u32]) {
-        let flows = Flows { mine: [1].into(), foreign: [2].into(), ..Flows::default() };
+        let at = |port: u16| (port, "127.0.0.1:80".parse().unwrap());
+        // The same port with another peer is another connection.
+        let other = (1, "127.0.0.1:81".parse().unwrap());
+        let foreign = [at(2), other].into();
+        let flows = Flows { mine: [at(1)].into(), foreign, ..Flows::default() };
         let state = ThreadState::Running { kernel: false };
         let interval =
             |r: &(u64, u64)| ThreadInterval { tid: 1, start: Nanos(r.0), end: Nanos(r.1), state };

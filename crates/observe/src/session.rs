@@ -4,9 +4,11 @@
 use crate::capture::{CaptureBatch, CaptureThread};
 use crate::clock::monotonic;
 use crate::counters::{Snapshot, with_children};
+use crate::discovery::embedded::Embeddings;
 use crate::discovery::proc::{self, Table};
 use crate::discovery::{self, Found};
 use crate::doctor;
+use crate::network::Network;
 use crate::owners::Owners;
 use crate::sched::{SchedBatch, Scheduler};
 use crate::stream::{Pass, Reply};
@@ -20,6 +22,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Looks at processes and connections this often, at most.
 const LOOK_EVERY: Nanos = Nanos(200_000_000);
 
+/// A look that takes longer (a service with tens of thousands of connections, threads or children)
+/// is not repeated for each new one of them …
+const EXPENSIVE_LOOK: Nanos = Nanos(30_000_000);
+
+/// … but after this many times its own duration: it costs the machine 5 % of a CPU at most.
+const LOOK_SHARE: u64 = 20;
+
 /// A session.
 pub(crate) struct Session {
     generator: bool,
@@ -30,12 +39,18 @@ pub(crate) struct Session {
     capture: Option<CaptureThread>,
     owners: Owners,
     looked: Nanos,
+    /// How long the last look took.
+    look_took: Nanos,
     before: Option<(u32, Snapshot)>,
+    /// Counters at the end of the last window.
+    counted: Option<Snapshot>,
     threads: BTreeMap<i32, ThreadInfo>,
     serving: BTreeSet<i32>,
     /// Counters of databases and caches, wanted while they are on this host.
     servers: Vec<(ProcessRole, Vec<i32>)>,
     wakers: Wakers,
+    network: Network,
+    embeddings: Embeddings,
 }
 
 impl Session {
@@ -49,11 +64,15 @@ impl Session {
             capture: None,
             owners: Owners::default(),
             looked: Nanos::ZERO,
+            look_took: Nanos::ZERO,
             before: None,
+            counted: None,
             threads: BTreeMap::new(),
             serving: BTreeSet::new(),
             servers: Vec::new(),
             wakers: Wakers::default(),
+            network: Network::default(),
+            embeddings: Embeddings::default(),
         }
     }
 
@@ -73,6 +92,8 @@ impl Session {
         }
         let service = found.as_ref().map(|f| Box::new(f.service.clone()));
         self.found = found;
+        self.embeddings = Embeddings::default();
+        coverage.extend(self.look_inside());
         self.look_at_servers(&Table::read());
         Reply::Found { service, coverage: last_words(coverage) }
     }
@@ -114,7 +135,8 @@ impl Session {
     }
 
     pub(crate) fn begin(&mut self, window: u32) -> Reply {
-        self.before = Some((window, Snapshot::take(&self.wanted())));
+        let now = Snapshot::take(&self.wanted(), self.counted.as_ref());
+        self.before = Some((window, now));
         Reply::Done { coverage: Vec::new() }
     }
 
@@ -128,6 +150,8 @@ impl Session {
             self.capture = None;
             news.push(Coverage::partial("packet-capture", why.clone(), "start the run again"));
         }
+        let peers = self.found.as_ref().map_or(&[][..], |f| &f.service.peers);
+        news.extend(self.network.tell(&captured.resent, peers));
         let mut evidence = Vec::new();
         let mut add = |body: EvidenceBody| {
             if body.samples() > 0 {
@@ -190,7 +214,12 @@ impl Session {
 
     fn counters(&mut self, window: u32) -> Vec<ProcessCounters> {
         match self.before.take().filter(|b| b.0 == window) {
-            Some((_, before)) => Snapshot::take(&self.wanted()).since(&before, window),
+            Some((_, before)) => {
+                let now = Snapshot::take(&self.wanted(), Some(&before));
+                let since = now.since(&before, window);
+                self.counted = Some(now);
+                since
+            }
             None => Vec::new(),
         }
     }
@@ -201,14 +230,16 @@ impl Session {
         let now = monotonic();
         let Some(found) = &mut self.found else { return Vec::new() };
         found.learn(calls);
-        let flows = &found.flows;
-        let known = |p: &u16| flows.mine.contains(p) || flows.foreign.contains(p);
-        let new_connection = calls.iter().any(|c| !known(&c.client_port));
+        let new_connection = calls.iter().any(|c| found.flows.owner(c).is_none());
         let new_thread = batch.threads.iter().any(|t| !self.threads.contains_key(&t.0));
-        if !new_connection && !new_thread && now - self.looked < LOOK_EVERY {
+        let rest = match self.look_took > EXPENSIVE_LOOK {
+            true => Nanos(self.look_took.0 * LOOK_SHARE),
+            false if new_connection || new_thread => Nanos::ZERO,
+            false => LOOK_EVERY,
+        };
+        if now - self.looked < rest {
             return Vec::new();
         }
-        self.looked = now;
         let table = Table::read();
         found.refresh(&table);
         if let Some(capture) = &self.capture {
@@ -218,9 +249,18 @@ impl Session {
         self.look_at_servers(&table);
         let lone = self.lone();
         let refresh = |s: &Scheduler| s.refresh(&pids, lone);
-        let news = self.scheduler.as_ref().map(refresh).unwrap_or_default();
+        let mut news = self.scheduler.as_ref().map(refresh).unwrap_or_default();
+        news.extend(self.look_inside());
         self.tell_descriptors();
+        self.looked = monotonic();
+        self.look_took = self.looked - now;
         news
+    }
+
+    /// Databases inside the service's processes, when there is something new to tell.
+    fn look_inside(&mut self) -> Option<Coverage> {
+        let found = self.found.as_ref()?;
+        self.embeddings.look(found.serving.iter().copied())
     }
 
     fn look_at_servers(&mut self, table: &Table) {
@@ -251,12 +291,24 @@ impl Session {
                 continue;
             }
             let name = proc::thread_name(*pid, *tid);
-            let info = ThreadInfo { tid: *tid, pid: *pid, name, serving };
+            let housekeeping = !self.serving.contains(tid) && self.keeps_house(*pid, *tid);
+            let info = ThreadInfo { tid: *tid, pid: *pid, name, serving, housekeeping };
             self.threads.insert(*tid, info.clone());
             fresh.push(info);
         }
         fresh.sort_by_key(|t| (t.pid, t.tid));
         fresh
+    }
+
+    /// Go's runtime starts `sysmon`, which naps up to 10 ms between its rounds, before any other
+    /// thread: it has the second lowest id (unless ids began anew in that moment).
+    fn keeps_house(&self, pid: i32, tid: i32) -> bool {
+        let runtime = self.found.as_ref().and_then(|f| f.runtime_of(pid));
+        runtime == Some("go") && {
+            let mut threads = proc::threads(pid);
+            threads.sort_unstable();
+            threads.get(1) == Some(&tid)
+        }
     }
 
     /// Without system calls: the main thread of a Node process that accepts our connections, all

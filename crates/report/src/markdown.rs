@@ -1,7 +1,7 @@
 //! Markdown, for tickets and pull requests.
 
-use crate::words::{clean, clean_lines, count, duration, no_finding, percent};
-use evidence::{EndpointReport, Finding, ProbeState, Report};
+use crate::words::{clean, clean_lines, count, duration, no_finding, no_latency, percent};
+use evidence::{EndpointReport, Finding, LedgerRow, ProbeState, Report};
 use std::fmt::Write;
 
 /// The report as Markdown.
@@ -52,7 +52,7 @@ fn head(out: &mut String, report: &Report) {
 fn endpoint(out: &mut String, endpoint: &EndpointReport) {
     put!(out, "\n## `{}`\n\n{}", code(&endpoint.name), cell(&endpoint.headline));
     let Some(latency) = endpoint.latency_ms else {
-        put!(out, "\nNo request of {} succeeded.", endpoint.requests);
+        put!(out, "\n{}", no_latency(endpoint));
         return;
     };
     let or_none = |v: Option<f64>| v.map_or_else(|| "not bounded".into(), duration);
@@ -69,11 +69,21 @@ fn endpoint(out: &mut String, endpoint: &EndpointReport) {
         or_none(latency.p95),
         or_none(latency.p99)
     );
-    if !endpoint.ledger.is_empty() {
+    ledger(out, &endpoint.ledger);
+    if let Some(other) = &endpoint.other_kind {
+        let (n, of, ms) = (other.requests, other.of, duration(other.mean_ms));
+        put!(out, "\nThe other {n} of {of} requests, {ms}:");
+        ledger(out, &other.ledger);
+    }
+    demand_and_curve(out, endpoint);
+}
+
+fn ledger(out: &mut String, rows: &[LedgerRow]) {
+    if !rows.is_empty() {
         put!(out, "\n| time | share | line | detail | calls | 90 % interval |");
         put!(out, "|--:|--:|---|---|--:|---|");
     }
-    for row in &endpoint.ledger {
+    for row in rows {
         put!(
             out,
             "| {} | {} | {} | {} | {} | {} – {} |",
@@ -86,6 +96,9 @@ fn endpoint(out: &mut String, endpoint: &EndpointReport) {
             duration(row.high)
         );
     }
+}
+
+fn demand_and_curve(out: &mut String, endpoint: &EndpointReport) {
     if !endpoint.demand.is_empty() {
         put!(out, "\n| resource | per request | unit |");
         put!(out, "|---|--:|---|");

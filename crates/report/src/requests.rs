@@ -77,6 +77,7 @@ fn arm(arm: &Arm) -> String {
         Arm::Sized { size } => format!("size {size}"),
         Arm::Concurrent { in_flight } => format!("{in_flight} in flight"),
         Arm::Traced => "traced".into(),
+        Arm::Acknowledged => "acknowledged at once".into(),
         Arm::Delayed { peer, delay_ms } => format!("{} delayed {delay_ms} ms", clean(peer)),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::style::Style;
 use crate::words::{
-    clean, clean_lines, count, cut, duration, no_finding, pad, pad_left, percent, wrap,
+    clean, clean_lines, count, cut, duration, no_finding, no_latency, pad, pad_left, percent, wrap,
 };
 use evidence::{EndpointReport, Estimate, Finding, LedgerRow, ProbeState, Report, WaterfallReport};
 use std::fmt::Write;
@@ -86,8 +86,7 @@ impl Page {
         self.section(&cut(&clean(&endpoint.name), self.width));
         self.paragraph("  ", 2, &endpoint.headline);
         let Some(latency) = endpoint.latency_ms else {
-            let n = endpoint.requests;
-            self.paragraph("  ", 2, &format!("no request of {n} succeeded"));
+            self.paragraph("  ", 2, &no_latency(endpoint));
             return;
         };
         let mut facts = vec![
@@ -108,8 +107,12 @@ impl Page {
         if !endpoint.tail_ledger.is_empty() && self.verbose {
             self.ledger("the slowest 5 %", &endpoint.tail_ledger);
         }
+        if let Some(other) = &endpoint.other_kind {
+            let (n, ms) = (other.requests, duration(other.mean_ms));
+            self.ledger(&format!("the other {n} of {} requests, {ms}", other.of), &other.ledger);
+        }
         for waterfall in &endpoint.waterfalls {
-            if waterfall.which == "typical" || self.verbose {
+            if waterfall.which == "typical" || endpoint.other_kind.is_some() || self.verbose {
                 self.waterfall(waterfall);
             }
         }
@@ -133,7 +136,8 @@ impl Page {
             .partition(|r| self.verbose || r.share >= FOLD_BELOW || r.line == "unattributed");
         for row in shown {
             let bar = bar(row.share / largest.max(1e-9), bar_width);
-            let what = cut(&ledger_detail(row), what_width);
+            let twice = rows.iter().filter(|r| r.line == row.line).count() > 1;
+            let what = cut(&ledger_detail(row, twice), what_width);
             let line = format!(
                 "  {}{}  {}  {}{what}",
                 pad_left(&duration(row.ms), 9),
@@ -234,6 +238,11 @@ impl Page {
 
     fn findings(&mut self, report: &Report) {
         self.section("Findings");
+        if !report.findings.is_empty() {
+            let basis = "costs and shares are of the mean latency, predictions of its percentiles";
+            let basis = self.style.dim(&format!("  {basis}"));
+            self.line(&basis);
+        }
         if report.findings.is_empty() {
             self.paragraph("  ", 2, &format!("none: {}", no_finding(report)));
         }
@@ -272,6 +281,9 @@ impl Page {
         match &finding.prediction {
             Some(p) => {
                 let mut text = format!("p50 {}", estimate(&p.p50_ms));
+                if let Some(mean) = p.mean_ms.as_ref().filter(|m| tells_more(m, &p.p50_ms)) {
+                    text = format!("mean {}, {text}", estimate(mean));
+                }
                 if let Some(p95) = &p.p95_ms {
                     let _ = write!(text, ", p95 {}", estimate(p95));
                 }
@@ -294,10 +306,25 @@ impl Page {
             }
             return;
         }
-        let mut rules: Vec<&str> = report.exonerated.iter().map(|e| e.rule.as_str()).collect();
-        rules.sort_unstable();
-        rules.dedup();
-        self.paragraph("  ", 2, &format!("{} (--verbose says why)", rules.join(", ")));
+        let mut rules: Vec<(&str, Vec<&str>)> = vec![];
+        for e in &report.exonerated {
+            match rules.iter_mut().find(|(rule, _)| *rule == e.rule) {
+                Some((_, endpoints)) => endpoints.push(&e.endpoint),
+                None => rules.push((&e.rule, vec![&e.endpoint])),
+            }
+        }
+        let everywhere: Vec<&str> = rules
+            .iter()
+            .filter(|(_, endpoints)| endpoints.len() == report.endpoints.len())
+            .map(|(rule, _)| *rule)
+            .collect();
+        if !everywhere.is_empty() {
+            self.paragraph(&format!("  {}  ", pad("everywhere", 22)), 26, &everywhere.join(", "));
+        }
+        for (rule, endpoints) in rules.iter().filter(|(rule, _)| !everywhere.contains(rule)) {
+            self.paragraph(&format!("  {}  ", pad(rule, 22)), 26, &endpoints.join(", "));
+        }
+        self.paragraph("  ", 2, "--verbose says why");
     }
 
     fn undecided(&mut self, report: &Report) {
@@ -363,13 +390,18 @@ impl Page {
     }
 }
 
-/// Detail, with what calls tell: how many, rows, their own time where it differs.
-fn ledger_detail(row: &LedgerRow) -> String {
+/// Detail, with what calls tell: how many, rows, their own time where it differs. Where the line
+/// is there `twice`, the row without a detail says what is left for it.
+fn ledger_detail(row: &LedgerRow, twice: bool) -> String {
     let mut facts = Vec::new();
     if row.calls >= 0.05 {
         facts.push(format!("{}×", count(row.calls)));
     }
-    let detail = clean(&row.detail);
+    let detail = match row.line.as_str() {
+        "receive" if twice && row.detail.is_empty() => "after its last packet".into(),
+        "unattributed" if twice && row.detail.is_empty() => "nothing recorded explains it".into(),
+        _ => clean(&row.detail),
+    };
     if !detail.is_empty() {
         facts.push(detail);
     }
@@ -377,6 +409,12 @@ fn ledger_detail(row: &LedgerRow) -> String {
         facts.push(format!("(first to last {})", duration(row.chain_ms)));
     }
     facts.join(" ")
+}
+
+/// Whether the mean gains a lot more than the median: the fix is for a few slow requests.
+fn tells_more(mean: &Estimate, median: &Estimate) -> bool {
+    let gain = |e: &Estimate| 1.0 - e.after / e.now.max(1e-9);
+    gain(mean) > gain(median) + 0.1
 }
 
 fn estimate(e: &Estimate) -> String {

@@ -1,6 +1,6 @@
 //! Words and numbers as people read them.
 
-use evidence::{ExperimentKind, Report};
+use evidence::{EndpointReport, ExperimentKind, Report};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Foreign text made harmless and one line: control characters (terminal escapes among them)
@@ -131,9 +131,21 @@ fn split_at_columns(word: &str, width: usize) -> (String, String) {
 
 /// What the lack of findings means: nothing is wrong only where everything could be judged.
 pub fn no_finding(report: &Report) -> &'static str {
+    if report.endpoints.iter().any(|e| e.latency_ms.is_none() && e.errors < e.requests) {
+        return "not every endpoint could be judged: its requests could not be used";
+    }
     match report.undecided.is_empty() {
         true => "nothing here is worth changing for latency",
         false => "what could be judged is not worth changing for latency; the rest is undecided",
+    }
+}
+
+/// Why an endpoint has no latency: its requests failed, or what was recorded of them has holes.
+pub fn no_latency(endpoint: &EndpointReport) -> String {
+    let n = endpoint.requests;
+    match n.saturating_sub(endpoint.errors) {
+        0 => format!("no request of {n} succeeded"),
+        ok => format!("{ok} of {n} requests succeeded, none of which could be used"),
     }
 }
 
@@ -148,6 +160,7 @@ pub fn experiment_word(kind: &ExperimentKind) -> &'static str {
         ExperimentKind::Reasons => "reasons",
         ExperimentKind::Profile => "profile",
         ExperimentKind::Delay { .. } => "delay",
+        ExperimentKind::Acknowledge => "acknowledge",
     }
 }
 

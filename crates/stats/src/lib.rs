@@ -4,8 +4,10 @@
 
 mod quantile;
 mod rng;
+mod split;
 mod summary;
 
 pub use quantile::{median, quantile, quantile_bounded};
 pub use rng::Rng;
+pub use split::split;
 pub use summary::{Interval, difference_interval, mean, mean_interval, slope, variance};

@@ -5,7 +5,7 @@ use crate::conversation::{Conversation, Naming};
 use crate::edges::Edges;
 use crate::losses::Losses;
 use crate::segment::{ACK, FIN, RST, SYN, Segment};
-use crate::stream::{Piece, Reassembly};
+use crate::stream::{Piece, Reassembly, Resent};
 use evidence::{Call, CallSource, Nanos, Protocol, Redactor, ServerEdge};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -31,6 +31,7 @@ pub struct Decoder {
     client_ports: Option<HashSet<u16>>,
     filter: Option<Filter>,
     edges: Edges,
+    resent: HashMap<SocketAddr, Resent>,
     connections: u32,
     buffered: usize,
     limits: (usize, usize),
@@ -99,6 +100,7 @@ impl Decoder {
             client_ports: None,
             filter: None,
             edges: Edges::default(),
+            resent: HashMap::new(),
             connections: 0,
             buffered: 0,
             limits: (CONNECTIONS_LIMIT, BUFFER_LIMIT),
@@ -164,6 +166,11 @@ impl Decoder {
         }
         let Some(flow) = self.flows.get_mut(&key) else { return };
         let over = flow.feed(s, &mut self.shared, &mut self.names);
+        let resent = flow.resent();
+        if resent.packets > 0 && self.resent.len() < CONNECTIONS_LIMIT {
+            let server = if s.source == flow.client { s.destination } else { s.source };
+            self.resent.entry(server).or_default().add(resent);
+        }
         self.account(key, over, s.at);
     }
 
@@ -333,6 +340,11 @@ impl Decoder {
         self.edges.take()
     }
 
+    /// What the network lost and was sent again since the last time, by server.
+    pub fn take_resent(&mut self) -> HashMap<SocketAddr, Resent> {
+        std::mem::take(&mut self.resent)
+    }
+
     /// What was lost so far.
     pub fn losses(&self) -> Losses {
         self.shared.losses
@@ -369,15 +381,40 @@ impl Flow {
         if s.has(RST) {
             return true;
         }
-        let (conversation, streams) = (&mut self.conversation, &mut self.streams);
         if s.has(ACK) {
+            self.streams[1 - i].expect(s.acknowledged);
             let other = if side == Side::Client { Side::Server } else { Side::Client };
-            let mut deliver = |p: Piece<'_>| piece(conversation, other, p, s.at, shared, names);
-            streams[1 - i].acknowledged(s.acknowledged, &mut deliver);
+            self.take(other, s.at, shared, names, |r, d| r.acknowledged(s.acknowledged, d));
         }
-        let mut deliver = |p: Piece<'_>| piece(conversation, side, p, s.at, shared, names);
-        streams[i].accept(sequence, s.data, s.missing, s.at, &mut deliver);
-        s.has(FIN) && self.end(side, s.at, shared)
+        let payload = (s.data, s.missing, s.has(FIN));
+        self.take(side, s.at, shared, names, |r, d| r.accept(sequence, payload, s.at, d));
+        self.ended == [true; 2]
+    }
+
+    fn resent(&mut self) -> Resent {
+        let mut all = Resent::default();
+        self.streams.iter_mut().for_each(|s| all.add(s.take_resent()));
+        all
+    }
+
+    /// Does something with the stream of one side, and passes on what comes out in order.
+    fn take(
+        &mut self,
+        side: Side,
+        now: Nanos,
+        shared: &mut Shared,
+        names: &mut Names,
+        work: impl FnOnce(&mut Reassembly, &mut dyn FnMut(Piece<'_>)),
+    ) {
+        let (conversation, mut end) = (&mut self.conversation, None);
+        work(&mut self.streams[side as usize], &mut |piece| match piece {
+            Piece::Data(data, at) => conversation.data(side, data, at, shared, names),
+            Piece::Lost(bytes) => conversation.lost(side, bytes, now, shared),
+            Piece::End(at) => end = Some(at),
+        });
+        if let Some(at) = end.filter(|_| !self.ended[side as usize]) {
+            self.end(side, at, shared);
+        }
     }
 
     /// A direction ended. True when both have.
@@ -389,25 +426,11 @@ impl Flow {
 
     /// Segments that wait for missing ones stop waiting.
     fn give_up(&mut self, shared: &mut Shared, names: &mut Names) {
-        let (conversation, last) = (&mut self.conversation, self.last);
-        for (stream, side) in self.streams.iter_mut().zip([Side::Client, Side::Server]) {
-            while stream.buffered() > 0 {
-                stream.give_up(&mut |p| piece(conversation, side, p, last, shared, names));
+        let last = self.last;
+        for side in [Side::Client, Side::Server] {
+            while self.streams[side as usize].waits() {
+                self.take(side, last, shared, names, Reassembly::give_up);
             }
         }
-    }
-}
-
-fn piece(
-    conversation: &mut Conversation,
-    side: Side,
-    piece: Piece<'_>,
-    now: Nanos,
-    shared: &mut Shared,
-    names: &mut Names,
-) {
-    match piece {
-        Piece::Data(data, at) => conversation.data(side, data, at, shared, names),
-        Piece::Lost(bytes) => conversation.lost(side, bytes, now, shared),
     }
 }

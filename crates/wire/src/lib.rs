@@ -18,3 +18,4 @@ pub mod stream;
 pub use decoder::{BUFFER_LIMIT, CONNECTIONS_LIMIT, ConnectionKey, Decoder};
 pub use losses::Losses;
 pub use segment::Segment;
+pub use stream::Resent;

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -166,6 +168,9 @@ func servePlan(w http.ResponseWriter, r *http.Request, ticket int) {
 	}
 	total := truth.mark()
 	body := &Answer{"go", os.Getpid(), total, truth.ops, truth.marks}
+	if slices.ContainsFunc(truth.ops, func(op *Operation) bool { return op.Kind == "pieces" }) {
+		w = pieces{w, r}
+	}
 	answer(w, http.StatusOK, body)
 	remember("?"+r.URL.RawQuery, start, body, ticket)
 }
@@ -181,6 +186,22 @@ func answer(w http.ResponseWriter, status int, body any) {
 	_, _ = w.Write(bytes) // the client went away: nobody is left to tell
 }
 
+type connectionKey struct{}
+
+// pieces sends the head at once, with Nagle's algorithm on for what follows.
+type pieces struct {
+	http.ResponseWriter
+	request *http.Request
+}
+
+func (p pieces) WriteHeader(status int) {
+	p.ResponseWriter.WriteHeader(status)
+	if tcp, ok := p.request.Context().Value(connectionKey{}).(*net.TCPConn); ok {
+		_ = tcp.SetNoDelay(false) // the client went away: nobody is left to tell
+	}
+	_ = http.NewResponseController(p.ResponseWriter).Flush()
+}
+
 func ok(w http.ResponseWriter, _ *http.Request, _ int) {
 	answer(w, http.StatusOK, map[string]any{"ok": true})
 }
@@ -193,5 +214,11 @@ func main() {
 	http.HandleFunc("/served", counted(serveServed))
 	http.HandleFunc("/nop", counted(ok))
 	http.HandleFunc("/health", counted(ok))
-	log.Fatal(http.ListenAndServe(setting("TESTBED_BIND", host)+":"+setting("PORT", "25300"), nil))
+	server := http.Server{
+		Addr: setting("TESTBED_BIND", host) + ":" + setting("PORT", "25300"),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connectionKey{}, c)
+		},
+	}
+	log.Fatal(server.ListenAndServe())
 }

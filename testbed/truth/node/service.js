@@ -185,6 +185,7 @@ async function opFsync({ n = 1, bytes = 4096 }, timed) {
 
 const operations = {
   cpu: opCpu, sql: opSql, redis: opRedis, memcached: opMemcached, http: opHttp, sleep: opSleep, fsync: opFsync,
+  pieces: async () => 1, // nothing now: the answer will leave in two pieces, see `answer`
 };
 
 // ------------------------------------------------------------------------------------ what was served
@@ -260,13 +261,19 @@ async function servePlan(url, response) {
   await run(plan, truth, false);
   const total = truth.mark();
   const body = { runtime: 'node', pid: process.pid, total, ops: truth.ops, marks: truth.marks };
-  answer(response, 200, body);
+  answer(response, 200, body, truth.ops.some((op) => op.kind === 'pieces'));
   remember(url.search, Number(truth.start), body, alone && arrivals === before);
 }
 
-function answer(response, status, body) {
+function answer(response, status, body, pieces = false) {
   const bytes = JSON.stringify(body);
   response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(bytes) });
+  if (pieces) {
+    response.socket.setNoDelay(false);
+    response.flushHeaders();
+    setImmediate(() => response.end(bytes)); // in the same turn both would leave in one write
+    return;
+  }
   response.end(bytes);
 }
 

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import random
+import socket
 import sys
 import threading
 import time
@@ -224,8 +225,15 @@ def op_fsync(step, timed):
     return step.get("n", 1)
 
 
+def op_pieces(_step, _timed):
+    """Nothing now: the answer will leave in two pieces, see `Handler`."""
+    WAYS.pieces = True
+    return 1
+
+
 OPERATIONS = {"cpu": op_cpu, "sql": op_sql, "redis": op_redis, "memcached": op_memcached,
-              "http": op_http, "sleep": op_sleep, "fsync": op_fsync}
+              "http": op_http, "sleep": op_sleep, "fsync": op_fsync, "pieces": op_pieces}
+WAYS = threading.local()
 
 # ------------------------------------------------------------------------------------ the plan
 
@@ -385,11 +393,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         url = urlsplit(self.path)
+        WAYS.pieces = False
         status, body = serve(url.path, url.query)
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
+        if WAYS.pieces:
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            self.wfile.flush()
         self.wfile.write(body)
 
     def log_message(self, *_):

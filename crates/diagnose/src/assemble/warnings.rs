@@ -90,21 +90,27 @@ fn shares(e: &EndpointReport, out: &mut Vec<String>) {
 }
 
 fn tracing(k: &Knowledge, e: &EndpointReport, arm: &Arm, out: &mut Vec<String>) {
-    let median = |arm: &Arm| {
-        let values: Vec<f64> = k.exchanges_of(&e.name, arm).map(|x| x.latency().as_ms()).collect();
-        stats::median(&values)
+    let latencies = |arm: &Arm| -> Vec<f64> {
+        k.exchanges_of(&e.name, arm).map(|x| x.latency().as_ms()).collect()
     };
     if *arm == Arm::Traced {
         out.push(format!("{}: only traced requests succeeded; tracing slows them", e.name));
         return;
     }
-    let (Some(plain), Some(traced)) = (median(arm), median(&Arm::Traced)) else { return };
-    if plain > 0.0 && traced > plain * (1.0 + TRACING_SHARE) {
+    let (plain, traced) = (latencies(arm), latencies(&Arm::Traced));
+    if (plain.len().min(traced.len()) as u64) < FEW {
+        return;
+    }
+    let longer = stats::difference_interval(&traced, &plain);
+    let percent = |ms: f64| ms / stats::mean(&plain).max(1e-9) * 100.0;
+    let middle = (longer.low + longer.high) / 2.0;
+    if longer.low > 0.0 && percent(middle) > TRACING_SHARE * 100.0 {
         out.push(format!(
-            "{}: observer effect: requests took {:.0} % longer while system calls or stacks were \
-             traced; those give reasons only, never latency",
+            "{}: observer effect: requests took {:.0} to {:.0} % longer (90 % interval) while \
+             system calls or stacks were traced; those give reasons only, never latency",
             e.name,
-            (traced / plain - 1.0) * 100.0
+            percent(longer.low),
+            percent(longer.high)
         ));
     }
 }

@@ -36,11 +36,13 @@ pub enum Remedy {
     OneSync,
     /// Wait for an event instead of a fixed time.
     NoSleep,
+    /// Send the answer in one piece.
+    WholeAnswer,
 }
 
 impl Remedy {
     /// All remedies.
-    pub const ALL: [Remedy; 12] = [
+    pub const ALL: [Remedy; 13] = [
         Remedy::BatchRead,
         Remedy::Aggregate,
         Remedy::BatchWrite,
@@ -53,6 +55,7 @@ impl Remedy {
         Remedy::OffLoop,
         Remedy::OneSync,
         Remedy::NoSleep,
+        Remedy::WholeAnswer,
     ];
 
     /// Key in the data files.
@@ -70,6 +73,7 @@ impl Remedy {
             Remedy::OffLoop => "off-loop",
             Remedy::OneSync => "one-sync",
             Remedy::NoSleep => "no-sleep",
+            Remedy::WholeAnswer => "whole-answer",
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::timeline::{DEVICE_WAIT, OTHER_WAIT, SOCKET_WAIT, UNKNOWN_WAIT};
 use evidence::{Arm, Line};
 use std::collections::BTreeMap;
 
+/// In the method of what the traced pass told.
+pub const TRACED_SHARE: &str = "share from the traced pass";
+
 /// Splits the remainder of an untraced arm by what the traced arm says.
 pub(crate) fn apply(k: &Knowledge, endpoint: &str, arm: &Arm, accounts: &mut Accounts) {
     if *arm == Arm::Traced || accounts.list.is_empty() {
@@ -87,7 +90,7 @@ fn split(
     }
     for (key, (_, error)) in &shares {
         accounts.shared_error.insert(key.clone(), error * mean);
-        accounts.remarks.insert(key.clone(), ", share from the traced pass".into());
+        accounts.remarks.insert(key.clone(), format!(", {TRACED_SHARE}"));
     }
 }
 

@@ -36,6 +36,8 @@ const PAUSE_NS: u64 = 200_000;
 const WAKE_NS: u64 = 20_000;
 /// CPU below which a request is light, milliseconds: routing, a template and some JSON take 1–5.
 const LIGHT_MS: f64 = 8.0;
+/// Computing that is sampled until stacks say enough, milliseconds: a hundred samples at 499 Hz.
+const SAMPLED_MS: f64 = 200.0;
 /// Share of latency below which another cause matters more.
 const SHARE: f64 = 0.2;
 /// CPU of reading a request and writing an answer, which stays whatever the handler does,
@@ -131,11 +133,17 @@ pub fn needs(case: &Case) -> Vec<Experiment> {
         kind: ExperimentKind::Profile,
         endpoint: case.endpoint.to_string(),
         purpose: format!("which code uses {} of CPU a request?", time(cost)),
-        cost_s: (case.mean_ms() * 30.0 / 1000.0).clamp(2.0, 10.0),
+        cost_s: sampling_s(case, cost),
         information: (cost / case.mean_ms().max(1e-9)).min(1.0) * 0.6,
         risk: if node { Risk::Touches } else { Risk::Slows },
         consent: if node { Consent::Attach } else { Consent::None },
     }]
+}
+
+/// Seconds of driving until stacks of a computation of `cost` milliseconds a request say enough.
+fn sampling_s(case: &Case, cost: f64) -> f64 {
+    let requests = (SAMPLED_MS / cost.max(1.0)).max(3.0);
+    (requests * case.mean_ms() / 1000.0).clamp(1.5, 10.0)
 }
 
 /// See the module.
@@ -206,12 +214,20 @@ pub fn describe(case: &Case, hot: Option<&Hot>) -> String {
                 "node" => "with `--attach`",
                 _ if case.knowledge.coverage.iter().any(refused) => "as root",
                 // They can be had: there was no time for them.
-                _ if !case.did(&ExperimentKind::Profile) => "with `--budget 2m`",
+                _ if !case.did(&ExperimentKind::Profile) => return no_time(case),
                 _ => "as root",
             };
             format!("which code is not known without stacks: run it again {how}")
         }
     }
+}
+
+fn no_time(case: &Case) -> String {
+    let cost = retime::net_ms(case, &edits(case, 1.0));
+    // Half of a budget is for the first look; the rest is shared with other experiments.
+    let enough = 15.0 + 4.0 * sampling_s(case, cost);
+    let tens = (enough / 10.0).ceil() * 10.0;
+    format!("there was no time to sample which code: run it again with `--budget {tens}s`")
 }
 
 /// The fix at the hot function.

@@ -4,6 +4,7 @@
 
 pub mod chatty_cache;
 pub mod cpu_hot_path;
+pub mod delayed_ack;
 pub mod disk_sync_writes;
 pub mod event_loop_blocked;
 pub mod serial_calls;
@@ -59,6 +60,7 @@ pub const RULES: &[Rule] = &[
         judge: disk_sync_writes::judge,
     },
     Rule { id: timer_wait::ID, needs: timer_wait::needs, judge: timer_wait::judge },
+    Rule { id: delayed_ack::ID, needs: delayed_ack::needs, judge: delayed_ack::judge },
 ];
 
 /// Below this a cause is a nit whatever its share: it is inside the noise of one request on an
@@ -155,6 +157,33 @@ pub fn undecided(case: &Case, rule: &str, missing: String, command: String) -> J
         endpoint: case.endpoint.to_string(),
         missing,
         command,
+    })
+}
+
+/// Own time of the service below which a database inside it has no room, milliseconds.
+const EMBEDDED_MS: f64 = 4.0;
+
+/// For rules about statements that found none: undecided where a database inside the process may
+/// have executed them.
+pub fn embedded(case: &Case, rule: &str) -> Option<Judgement> {
+    let database = case.embedded_database()?;
+    let ms = case.own_ms();
+    if ms < EMBEDDED_MS || ms < NO_ROOM * case.mean_ms() {
+        return None;
+    }
+    let missing = format!(
+        "the statements to {database}: they never leave the process; {} are its CPU, disk and \
+         unexplained time, in which they would be",
+        crate::wording::part(ms, case.mean_ms())
+    );
+    Some(undecided(case, rule, missing, case.command("--otlp-port 4318")))
+}
+
+/// What is added when a database inside the process has no room.
+pub fn no_room(case: &Case) -> String {
+    case.embedded_database().map_or(String::new(), |database| {
+        let ms = crate::wording::part(case.own_ms(), case.mean_ms());
+        format!("; statements to {database}, which cannot be seen, have no room: {ms} are its own")
     })
 }
 

@@ -15,7 +15,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Group, Request};
 use crate::idioms::{self, Remedy};
 use crate::retime::Edit;
-use crate::rules::{Draft, blind, refuted, undecided};
+use crate::rules::{Draft, blind, embedded, no_room, refuted, undecided};
 use crate::statement::{self, Shape, Verb};
 use crate::wording::{count, part, quote, things};
 use evidence::{
@@ -181,6 +181,9 @@ fn innocent(case: &Case, sql: &[&Group]) -> Judgement {
         );
         return undecided(case, ID, missing, case.command("-- COMMAND-THAT-STARTS-THE-SERVICE"));
     }
+    if let Some(open) = embedded(case, ID) {
+        return open;
+    }
     let most = sql.iter().map(|g| g.count()).fold(0.0, f64::max);
     let total: f64 = sql.iter().map(|g| g.count()).sum();
     let why = format!(
@@ -189,7 +192,7 @@ fn innocent(case: &Case, sql: &[&Group]) -> Judgement {
         things(most, "time")
     );
     let why = if total < 0.5 { "no SQL statement per request".into() } else { why };
-    refuted(case, ID, why, CALL_EVIDENCE)
+    refuted(case, ID, why + &no_room(case), CALL_EVIDENCE)
 }
 
 /// One edit per request: every loop's calls become one batched call each.

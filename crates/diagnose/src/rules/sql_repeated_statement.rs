@@ -11,7 +11,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Group};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, blind, refuted, undecided};
+use crate::rules::{Draft, blind, embedded, no_room, refuted, undecided};
 use crate::statement;
 use crate::wording::{count, part, quote, things};
 use evidence::{Effort, Experiment, FixKind, Judgement, Line, Severity};
@@ -97,9 +97,12 @@ fn innocent(case: &Case) -> Judgement {
         let missing = format!("the parameters of `{}`: they were not visible", quote(&g.text));
         return undecided(case, ID, missing, case.look_closer());
     }
+    if let Some(open) = embedded(case, ID) {
+        return open;
+    }
     let total: f64 = sql.iter().map(|g| g.count()).sum();
     let why = format!("{} per request, none repeated in vain", things(total, "SQL statement"));
-    refuted(case, ID, why, CALL_EVIDENCE)
+    refuted(case, ID, why + &no_room(case), CALL_EVIDENCE)
 }
 
 /// Per request: of each parameter set the first execution stays.

@@ -11,7 +11,7 @@
 use crate::case::{CALL_EVIDENCE, Case, Group};
 use crate::idioms::{self, Remedy};
 use crate::retime::{self, Edit};
-use crate::rules::{Draft, blind, refuted};
+use crate::rules::{Draft, blind, embedded, no_room, refuted};
 use crate::statement;
 use crate::wording::{count, part, percent, quote, time};
 use evidence::{Effort, Experiment, FixKind, Judgement, Line, ProcessRole, Severity};
@@ -75,13 +75,16 @@ pub fn judge(case: &Case) -> Judgement {
         return Judgement::Silent;
     }
     let Some((at, edits, cost_ms)) = slowest(case) else {
+        if let Some(open) = embedded(case, ID) {
+            return open;
+        }
         if case.sees_calls() {
             let total: f64 = case.line_ms(Line::Database);
             let why = format!(
                 "no single statement stands out; all database calls hold {}",
                 part(total, case.mean_ms())
             );
-            return refuted(case, ID, why, CALL_EVIDENCE);
+            return refuted(case, ID, why + &no_room(case), CALL_EVIDENCE);
         }
         return blind(
             case,

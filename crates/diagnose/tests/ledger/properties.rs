@@ -47,7 +47,7 @@ proptest! {
         prop_assert_eq!(fast, slow);
         let covered: u64 = ledger::segments(&t).iter().map(|s| s.end - s.start).sum();
         prop_assert_eq!(covered, length);
-        waterfall::of(&t, "typical");
+        waterfall::of(&t, "typical", None);
     }
 
     #[test]

@@ -35,8 +35,13 @@ pub struct Scene {
 
 impl Scene {
     pub fn new() -> Scene {
-        let thread =
-            |tid, name: &str, serving| ThreadInfo { tid, pid: MAIN, name: name.into(), serving };
+        let thread = |tid, name: &str, serving| ThreadInfo {
+            tid,
+            pid: MAIN,
+            name: name.into(),
+            serving,
+            housekeeping: false,
+        };
         let threads = vec![thread(MAIN, "node", true), thread(WORKER, "libuv-worker", false)];
         Scene { threads, ..Scene::default() }
     }

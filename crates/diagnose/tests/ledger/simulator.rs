@@ -222,7 +222,13 @@ impl Machine {
             Model::Threads => 1_000 + (id % 500) as i32,
         };
         if self.model == Model::Threads {
-            let thread = ThreadInfo { tid, pid: MAIN, name: "worker".into(), serving: true };
+            let thread = ThreadInfo {
+                tid,
+                pid: MAIN,
+                name: "worker".into(),
+                serving: true,
+                housekeeping: false,
+            };
             self.scene.threads.push(thread);
         }
         let (arrived, ready) = (at, at);

@@ -124,6 +124,7 @@ fn statements() -> Vec<(&'static str, &'static str, Recording)> {
     let sized = Setup { sizes: vec![6, 24], size_parameter: true, ..few("node") };
     let knex = Setup { libraries: vec!["pg", "knex"], size_parameter: true, ..few("node") };
     let django = Setup { libraries: vec!["psycopg2", "django"], ..few("python") };
+    let inside = Setup { embedded: true, ..few("python") };
     let mut unseen = few("go");
     unseen.protocol = Protocol::Tls;
     let user = Query::new("select * from users where id = $1", 1, 0.5);
@@ -135,6 +136,8 @@ fn statements() -> Vec<(&'static str, &'static str, Recording)> {
         ("sql-n-plus-one", "a-page-size-would-prove-it", made(&knex, &loops())),
         ("sql-n-plus-one", "django-relation", made(&django, &loops())),
         ("sql-n-plus-one", "not-known-when-encrypted", made(&unseen, &loops())),
+        ("sql-n-plus-one", "not-known-inside-the-process", made(&inside, &[Op::Cpu(40.0)])),
+        ("sql-n-plus-one", "not-inside-without-room", made(&inside, &[Op::Cpu(1.0)])),
         ("sql-n-plus-one", "not-varied-statements", made(&few("node"), &varied(12))),
         ("sql-repeated-statement", "same-user", made(&few("python"), &vec![Op::Query(user); 12])),
         ("sql-repeated-statement", "not-two-lookups", made(&few("python"), &varied(2))),
@@ -178,6 +181,10 @@ fn process() -> Vec<(&'static str, &'static str, Recording)> {
     let threads = Setup { see_calls: false, ..few("go") };
     // A pass of stacks is traced too, and names no reason.
     let sums = Setup { see_positions: false, ..traced("go") };
+    // Idle windows lie between: every sixth window is every third request.
+    let held = vec![Op::Cpu(1.0), Op::HeldAnswer { ms: 40.0, nth: 3 }];
+    let at_once = Setup { acknowledged: 12, ..Setup::new("python") };
+    let slow = Setup { slow_answer: true, ..at_once.clone() };
     let asleep = vec![parent(), Op::Each(child()), Op::Sleep(20.0)];
     vec![
         ("cpu-hot-path", "named-by-stacks", named),
@@ -191,6 +198,9 @@ fn process() -> Vec<(&'static str, &'static str, Recording)> {
         ("disk-sync-writes", "on-a-worker-thread", made(&traced("node"), &[Op::Fsync(20, 0.6)])),
         ("disk-sync-writes", "not-one-flush", made(&traced("go"), &[Op::Fsync(1, 0.3)])),
         ("timer-wait", "not-known-from-sums", made(&sums, &asleep)),
+        ("delayed-ack", "every-third-answer", made(&at_once, &held)),
+        ("delayed-ack", "not-known-untried", made(&few("node"), &held)),
+        ("delayed-ack", "not-a-slow-answer", made(&slow, &held)),
         ("outside", "url-only", made(&outside, &loops)),
         ("outside", "threads-only-many-waits", made(&threads, &loops)),
         ("outside", "threads-only-one-wait", made(&threads, &[Op::Sleep(40.0)])),

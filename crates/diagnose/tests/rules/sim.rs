@@ -25,6 +25,11 @@ pub enum Op {
     Sleep(f64),
     Fsync(u32, f64),
     Parallel(Vec<Op>),
+    /// The last packet of the answer comes this much later, in every `nth` request.
+    HeldAnswer {
+        ms: f64,
+        nth: u32,
+    },
 }
 
 /// A statement.
@@ -56,6 +61,12 @@ pub struct Setup {
     pub requests: u32,
     /// Requests of a traced pass; 0: reasons stay unknown.
     pub traced: u32,
+    /// Requests whose answers are acknowledged at once.
+    pub acknowledged: u32,
+    /// Whether answers are slow however they are acknowledged.
+    pub slow_answer: bool,
+    /// Whether a database inside the process is known of.
+    pub embedded: bool,
     /// Sizes of a page-slope, replacing the rows of the first query.
     pub sizes: Vec<u64>,
     pub see_calls: bool,
@@ -87,6 +98,9 @@ impl Setup {
             driver_ms: 0.05,
             requests: 20,
             traced: 0,
+            acknowledged: 0,
+            slow_answer: false,
+            embedded: false,
             sizes: vec![],
             see_calls: true,
             see_threads: true,
@@ -132,6 +146,9 @@ pub fn record(setup: &Setup, plan: &[Op], seed: u64) -> (RunInfo, Vec<Evidence>)
     }
     if let Some(t) = setup.together {
         sim.together(t);
+    }
+    for _ in 0..setup.acknowledged {
+        sim.request(plan, Arm::Acknowledged);
     }
     sim.traced = true;
     for _ in 0..setup.traced {
@@ -203,7 +220,7 @@ impl Sim {
         }
         self.cpu(150_000);
         let first_byte = Nanos(self.now + 20_000);
-        let end = Nanos(self.now + 40_000);
+        let end = Nanos(self.now + 40_000 + self.held(plan, &arm));
         self.now = end.0;
         self.exchanges.push(Exchange {
             window: self.window,
@@ -222,6 +239,16 @@ impl Sim {
         });
         self.now += 20_000_000;
         self.close(opened, arm, true, self.cpu_ns - before);
+    }
+
+    /// How long the rest of the answer is held back, nanoseconds.
+    fn held(&mut self, plan: &[Op], arm: &Arm) -> u64 {
+        let waits = *arm != Arm::Acknowledged || self.setup.slow_answer;
+        let held = plan.iter().find_map(|o| match o {
+            Op::HeldAnswer { ms, nth } if waits && self.window.is_multiple_of(*nth) => Some(*ms),
+            _ => None,
+        });
+        held.map_or(0, |ms| self.about(ms))
     }
 
     /// Steps of the concurrency experiment, exchanges only.
@@ -324,6 +351,8 @@ impl Sim {
                 }
             }
             Op::Parallel(ops) => self.parallel(ops),
+            // When the answer is complete is decided at its end.
+            Op::HeldAnswer { .. } => {}
         }
     }
 
@@ -430,13 +459,23 @@ impl Sim {
             workload: workload(s),
             ..RunInfo::default()
         };
-        let thread =
-            |tid, name: &str, serving| ThreadInfo { tid, pid: MAIN, name: name.into(), serving };
+        let thread = |tid, name: &str, serving| ThreadInfo {
+            tid,
+            pid: MAIN,
+            name: name.into(),
+            serving,
+            housekeeping: false,
+        };
         let mut bodies = vec![
             EvidenceBody::Target(Box::new(target)),
             EvidenceBody::Windows(self.windows),
             EvidenceBody::Exchanges(self.exchanges),
         ];
+        if s.embedded {
+            let reason = "SQLite: calls to a database inside the process cannot be seen";
+            let c = Coverage::unavailable("in-process-database", reason, "");
+            bodies.push(EvidenceBody::Coverage(vec![c]));
+        }
         if s.see_calls {
             bodies.push(EvidenceBody::Coverage(vec![Coverage::ok("packet-capture")]));
             bodies.push(EvidenceBody::Calls(self.calls));

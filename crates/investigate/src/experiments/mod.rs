@@ -1,6 +1,7 @@
 //! Experiments: one file each. Every one drives windows through [`crate::senses::Senses`] and
 //! leaves nothing but evidence.
 
+mod acknowledge;
 mod concurrency;
 mod delay;
 mod page_slope;
@@ -26,6 +27,7 @@ pub(crate) fn perform(run: &mut Run, experiment: &Experiment) -> Result<(), Erro
         ExperimentKind::Concurrency => concurrency::run(run, &endpoint),
         ExperimentKind::Reasons => reasons::run(run, &endpoint),
         ExperimentKind::Profile => profile::run(run, &endpoint),
+        ExperimentKind::Acknowledge => acknowledge::run(run, &endpoint),
         ExperimentKind::Delay { peer } => delay::run(run, &endpoint, peer),
     }
 }
@@ -38,6 +40,7 @@ pub(crate) fn possible(run: &Run, experiment: &Experiment) -> bool {
         ExperimentKind::Concurrency => endpoint.is_some_and(crate::plan::is_safe),
         ExperimentKind::Reasons | ExperimentKind::Profile => run.senses.observer.is_some(),
         ExperimentKind::Delay { peer } => run.senses.proxies.covers(peer),
+        ExperimentKind::Acknowledge => load::Client::CAN_ACKNOWLEDGE_AT_ONCE,
         _ => true,
     }
 }

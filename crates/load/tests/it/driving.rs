@@ -3,7 +3,7 @@
 use crate::server::{Server, Step, send};
 use evidence::Nanos;
 use load::concurrency::run;
-use load::{Breaker, ConcurrencyConfig, Session, Trip};
+use load::{Breaker, Client, ConcurrencyConfig, Session, Trip};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -129,4 +129,36 @@ fn cancel_is_heeded_while_an_accept_queue_is_full() {
 #[test]
 fn no_requests_is_no_run() {
     assert_eq!(run(&[], &config(4, 1000), &Breaker::standard(None)).finished, 0);
+}
+
+/// A server whose system holds back the second piece of an answer until the first is acknowledged.
+#[cfg(target_os = "linux")]
+#[test]
+fn answers_in_pieces_arrive_at_once_when_acknowledged_at_once() {
+    use std::io::Write;
+    let server = Server::raw(|mut stream| {
+        let mut seen = Vec::new();
+        while crate::server::read_request(&mut stream, &mut seen).is_some() {
+            let head = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
+            if head.and_then(|()| stream.write_all(b"hello")).is_err() {
+                return;
+            }
+        }
+    });
+    let mut client = Client::new(1);
+    let request = server.get("/");
+    // Apart, as solo drives them, they are to see what a busy client's see.
+    let mut held = |at_once: bool| {
+        client.acknowledge_at_once(at_once);
+        let mut held = 0;
+        for _ in 0..20 {
+            let (exchange, _) = client.send(&request, Duration::from_secs(10), 100, false);
+            assert_eq!(exchange.failure, None);
+            held += u32::from((exchange.phases.end - exchange.phases.first_byte).as_ms() >= 20.0);
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        held
+    };
+    let (delayed, at_once) = (held(false), held(true));
+    assert!(delayed >= 17 && at_once <= 2, "{delayed} held back, {at_once} at once");
 }

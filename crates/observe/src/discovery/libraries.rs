@@ -58,7 +58,11 @@ const GO: [(&str, &str); 9] = [
     ("github.com/gin-gonic/gin", "gin"),
 ];
 
-/// Manifests larger than this are not read.
+/// Python sources read to see what is imported, at most, and how deep below the process's folder.
+const SOURCES: usize = 400;
+const DEPTH: u32 = 3;
+
+/// Manifests and sources larger than this are not read.
 const MANIFEST_LIMIT: u64 = 1 << 20;
 
 /// Libraries of a process of the named runtime, those it asks for itself first.
@@ -139,12 +143,70 @@ fn python(pid: i32) -> Vec<String> {
         }
     }
     sites.extend(environment_sites(pid));
+    let named = named_by_sources(pid);
     for site in sites {
         let folder = proc::inside(pid, Path::new(&site));
         let here = PYTHON.iter().filter(|p| folder.join(p).is_dir());
-        loaded.extend(here.map(|p| (*p).to_owned()));
+        // What is installed may belong to something else, where the sources can be asked.
+        let used = here.filter(|p| named.as_ref().is_none_or(|n| n.iter().any(|name| name == *p)));
+        loaded.extend(used.map(|p| (*p).to_owned()));
     }
     loaded
+}
+
+/// Packages that the sources below a process's folder import, or its requirements name; `None`
+/// where there are no sources.
+fn named_by_sources(pid: i32) -> Option<Vec<&'static str>> {
+    let start = proc::directory(pid)?;
+    let script = proc::command(pid).into_iter().skip(1).find(|a| a.ends_with(".py"));
+    let beside = script.map(|s| start.join(s)).and_then(|s| Some(s.parent()?.to_owned()));
+    let mut folders = vec![(start, 0)];
+    folders.extend(beside.map(|b| (b, 0)));
+    folders.retain(|(f, _)| f.parent().is_some());
+    let (mut texts, mut left) = (Vec::new(), SOURCES);
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in fs::read_dir(proc::inside(pid, &folder)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
+            let foreign = name.starts_with('.') || name.contains("env") || name == "node_modules";
+            if is_folder && !foreign && depth < DEPTH {
+                folders.push((folder.join(&name), depth + 1));
+            } else if !is_folder && is_python_source(&name) && left > 0 {
+                left -= 1;
+                texts.extend(read_manifest(&entry.path()));
+            }
+        }
+    }
+    let beneath = |p: &str| (p == "sqlalchemy").then_some("flask_sqlalchemy");
+    let named = |p: &&&str| {
+        let through = beneath(p);
+        texts.iter().any(|t| names(t, p) || through.is_some_and(|by| names(t, by)))
+    };
+    (!texts.is_empty()).then(|| PYTHON.iter().filter(named).copied().collect())
+}
+
+fn is_python_source(name: &str) -> bool {
+    name.ends_with(".py")
+        || name.starts_with("requirements") && name.ends_with(".txt")
+        || ["pyproject.toml", "Pipfile", "setup.cfg"].contains(&name)
+}
+
+/// Whether a text imports a package or asks for it: the name as a word that begins a line or
+/// follows `import`, `from`, a quote or a comma. Distributions write `-` for `_`.
+fn names(text: &str, package: &str) -> bool {
+    let folded = text.to_ascii_lowercase().replace('-', "_");
+    let package = package.to_ascii_lowercase();
+    folded.match_indices(&package).any(|(at, _)| {
+        let before = folded[..at].trim_end_matches([' ', '\t']);
+        let starts = before.is_empty()
+            || before.ends_with(['\n', '"', '\'', ','])
+            || before.ends_with("import")
+            || before.ends_with("from");
+        let after = folded[at + package.len()..].chars().next();
+        let word_goes_on = after.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        // `psycopg2_binary` is how psycopg2 is asked for.
+        starts && (!word_goes_on || folded[at + package.len()..].starts_with("_binary"))
+    })
 }
 
 /// Package folders of the virtual environment a process was started from.
@@ -180,6 +242,23 @@ fn go(pid: i32) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_name_their_packages() {
+        for (text, package, is) in [
+            ("import flask\n", "flask", true),
+            ("from django.db import models", "django", true),
+            ("import os, redis", "redis", true),
+            ("flask_sqlalchemy==3\n", "flask", false),
+            ("Flask-SQLAlchemy>=3", "flask_sqlalchemy", true),
+            ("psycopg2-binary==2.9\n", "psycopg2", true),
+            ("dependencies = [\"SQLAlchemy>=2\"]", "sqlalchemy", true),
+            ("# not a flask at all", "flask", false),
+            ("import flasket", "flask", false),
+        ] {
+            assert_eq!(names(text, package), is, "{text}: {package}");
+        }
+    }
 
     #[test]
     fn package_folders_are_found_in_paths() {

@@ -1,25 +1,28 @@
 //! From an address to what is behind it: the listening socket, the processes that hold it, their
 //! parents and children, their runtime and libraries, and what they talk to.
 
+pub(crate) mod embedded;
 mod libraries;
 pub(crate) mod namespace;
 mod peers;
 pub(crate) mod proc;
 mod runtime;
+mod sock_diag;
 mod sockets;
+mod tcp_diag;
 mod tree;
 mod unix_diag;
 
 use crate::redact;
 use crate::sched::{FdKind, Remote};
 use evidence::{Call, CallSource, Coverage, Listener, ProcessInfo, ProcessRole, Runtime, Service};
-pub(crate) use peers::Flows;
 use peers::{Book, Look};
+pub(crate) use peers::{Flows, Link};
 use proc::Table;
 pub(crate) use sockets::is_local;
 use sockets::{Sockets, Tcp};
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 use tree::Tree;
 
@@ -74,7 +77,7 @@ pub(crate) fn find(host: &str, port: u16, root: Option<i32>) -> (Option<Found>, 
         return (None, coverage);
     };
     let inodes = anchor.listening.iter().map(|t| t.inode).collect();
-    let (holders, refused) = peers::holders(&inodes, &table);
+    let (holders, refused) = table.holders(&inodes);
     let mut serving: BTreeSet<i32> = holders.into_iter().collect();
     let uid = anchor.listening.first().map(|t| t.uid);
     if serving.is_empty() {
@@ -151,8 +154,9 @@ impl Found {
     /// Remembers what is spoken to peers, as the content of calls showed.
     pub(crate) fn learn(&mut self, calls: &[Call]) {
         for call in calls {
-            let address = call.peer.rsplit(' ').next().and_then(|a| a.parse::<SocketAddr>().ok());
-            if let Some(address) = address.filter(|_| call.source == CallSource::Wire) {
+            if let Some(address) =
+                peers::address_of(call).filter(|_| call.source == CallSource::Wire)
+            {
                 self.book.spoken.insert(address, call.protocol);
             }
         }
@@ -184,12 +188,8 @@ impl Found {
         if look.refused.len() == pids.len() || inodes.is_empty() {
             return;
         }
-        let holds = |pid: &i32| {
-            proc::descriptors(*pid).unwrap_or_default().iter().any(|(_, link)| {
-                proc::socket_inode(link).is_some_and(|inode| inodes.contains(&inode))
-            })
-        };
-        let serving: BTreeSet<i32> = pids.iter().copied().filter(holds).collect();
+        let holds = look.held.iter().filter(|(_, _, inode)| inodes.contains(inode));
+        let serving: BTreeSet<i32> = holds.map(|(pid, _, _)| *pid).collect();
         if !serving.is_empty() {
             self.serving = serving;
         }
@@ -197,16 +197,23 @@ impl Found {
 
     fn processes(&mut self, pids: &[i32], table: &Table) {
         let mut described = Vec::new();
+        let mut alike: HashMap<(String, Vec<String>), Runtime> = HashMap::new();
         for pid in pids.iter().take(PROCESSES) {
             let Some(stat) = table.stats.get(pid) else { continue };
+            let (executable, command) = (peers::program(*pid, table), proc::command(*pid));
+            // A forked process is what its parent is: detecting reads whole executables.
+            let detect = || {
+                let alike = alike.entry((executable.clone(), command.clone()));
+                alike.or_insert_with(|| runtime::detect(*pid)).clone()
+            };
             let known = self.runtimes.entry((*pid, stat.start_ticks));
-            let runtime = known.or_insert_with(|| runtime::detect(*pid)).clone();
+            let runtime = known.or_insert_with(detect).clone();
             described.push(ProcessInfo {
                 pid: *pid,
                 parent: stat.parent,
                 start_ticks: stat.start_ticks,
-                executable: peers::program(*pid, table),
-                command: redact::command(&proc::command(*pid)),
+                executable,
+                command: redact::command(&command),
                 directory: proc::directory(*pid).map(|d| d.to_string_lossy().into_owned()),
                 runtime,
                 threads: stat.threads,
@@ -310,8 +317,11 @@ fn anchored(pid: i32, ip: Option<IpAddr>, port: u16) -> Option<Anchor> {
 
 /// Docker's proxy listens for a container: go on to the container's own socket.
 fn follow_proxy(anchor: Anchor, spaces: &[i32], table: &Table) -> Anchor {
+    if !table.stats.values().any(|s| s.comm == "docker-proxy") {
+        return anchor;
+    }
     let inodes = anchor.listening.iter().map(|t| t.inode).collect();
-    let holder = peers::holders(&inodes, table).0.first().copied();
+    let holder = table.holders(&inodes).0.first().copied();
     let Some(pid) = holder.filter(|p| peers::program(*p, table) == "docker-proxy") else {
         return anchor;
     };

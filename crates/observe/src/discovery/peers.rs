@@ -5,8 +5,8 @@ use super::namespace;
 use super::proc::{self, Table};
 use super::sockets::{Sockets, Tcp, TcpState};
 use crate::sched::{FdKind, Remote};
-use evidence::{Peer, ProcessRole, Protocol};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use evidence::{Call, Peer, ProcessRole, Protocol};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// Peers remembered at most.
@@ -37,6 +37,8 @@ pub(crate) struct Look {
     pub peers: Vec<Peer>,
     /// Kinds of all descriptors.
     pub kinds: HashMap<(i32, i32), FdKind>,
+    /// Sockets: process, descriptor, inode.
+    pub held: Vec<(i32, i32, u64)>,
     /// Descriptors that lead to peers.
     pub remotes: HashMap<(i32, i32), Remote>,
     /// Servers on this host.
@@ -58,10 +60,31 @@ pub(crate) struct Flows {
     pub listening: BTreeSet<u16>,
     /// Peers by address; an empty name is left to the content.
     pub names: HashMap<SocketAddr, String>,
-    /// Local ports of the service's outgoing connections.
-    pub mine: BTreeSet<u16>,
-    /// Local ports of connections that belong to other processes.
-    pub foreign: BTreeSet<u16>,
+    /// The service's outgoing connections: local port, remote address.
+    pub mine: HashSet<Link>,
+    /// Connections of other processes. By both ends: a host with many connections uses the same
+    /// port for several.
+    pub foreign: HashSet<Link>,
+}
+
+/// A connection by its client's port and its server's address.
+pub(crate) type Link = (u16, SocketAddr);
+
+impl Flows {
+    /// Whether a call's connection is the service's; `None` where that is not known.
+    pub(crate) fn owner(&self, call: &Call) -> Option<bool> {
+        let server = address_of(call)?;
+        let link = (call.client_port, server);
+        match self.mine.contains(&link) {
+            true => Some(true),
+            false => self.foreign.contains(&link).then_some(false),
+        }
+    }
+}
+
+/// Address of the peer, which ends its name.
+pub(crate) fn address_of(call: &Call) -> Option<SocketAddr> {
+    call.peer.rsplit(' ').next()?.parse().ok()
 }
 
 /// Looks at the descriptors of `pids`, which live in the namespace of `sockets`.
@@ -80,7 +103,7 @@ pub(crate) fn look(pids: &[i32], sockets: &Sockets, book: &mut Book, table: &Tab
             Err(_) => {}
         }
     }
-    let inodes: BTreeSet<u64> = held.iter().map(|h| h.2).collect();
+    let inodes: HashSet<u64> = held.iter().map(|h| h.2).collect();
     let mine = |t: &&Tcp| inodes.contains(&t.inode);
     let listens = |t: &&Tcp| t.state == TcpState::Listen;
     out.listening =
@@ -88,11 +111,13 @@ pub(crate) fn look(pids: &[i32], sockets: &Sockets, book: &mut Book, table: &Tab
     let mut peers: BTreeMap<String, Peer> = BTreeMap::new();
     tcp(&held, sockets, book, table, &mut peers, &mut out);
     unix(&held, pids, sockets, book, table, &mut peers, &mut out);
-    out.flows.foreign = established(sockets)
+    out.flows.foreign = outgoing(sockets)
         .filter(|t| t.inode != 0 && !inodes.contains(&t.inode))
-        .map(|t| t.local.port())
+        .filter(|t| !out.listening.contains(&t.remote.port()))
+        .map(link)
         .collect();
     out.flows.listening = out.listening.clone();
+    out.held = held;
     out.peers = peers.into_values().take(PEERS).collect();
     out.servers.sort_unstable();
     out.servers.dedup();
@@ -101,6 +126,17 @@ pub(crate) fn look(pids: &[i32], sockets: &Sockets, book: &mut Book, table: &Tab
 
 fn established(sockets: &Sockets) -> impl Iterator<Item = &Tcp> {
     sockets.tcp.iter().filter(|t| t.state == TcpState::Established)
+}
+
+/// Connections that were not accepted at a port somebody listens on.
+fn outgoing(sockets: &Sockets) -> impl Iterator<Item = &Tcp> {
+    let listens = |t: &&Tcp| t.state == TcpState::Listen;
+    let ports: HashSet<u16> = sockets.tcp.iter().filter(listens).map(|t| t.local.port()).collect();
+    established(sockets).filter(move |t| !ports.contains(&t.local.port()))
+}
+
+fn link(t: &Tcp) -> Link {
+    (t.local.port(), t.remote)
 }
 
 /// Peers by the owner column of the socket tables, for when descriptors may not be read.
@@ -117,11 +153,11 @@ pub(crate) fn by_user(
     for t in established(sockets).filter(|t| !listening.contains(&t.local.port())) {
         // Clients of the service may be the same user's, we ourselves for one.
         if t.uid != uid || listening.contains(&t.remote.port()) || own.contains(&t.inode) {
-            flows.foreign.insert(t.local.port());
+            flows.foreign.insert(link(t));
             continue;
         }
         let peer = tcp_peer(t.remote, book, table);
-        flows.mine.insert(t.local.port());
+        flows.mine.insert(link(t));
         flows.names.insert(t.remote, given_name(&peer));
         peers.entry(peer.name.clone()).or_insert(peer).connections += 1;
     }
@@ -158,7 +194,7 @@ fn tcp(
             entry.connections += 1;
         }
         let client_port = t.local.port();
-        out.flows.mine.insert(client_port);
+        out.flows.mine.insert(link(t));
         out.flows.names.insert(t.remote, given_name(entry));
         out.remotes.insert((*pid, *fd), Remote { peer: name, protocol, client_port });
     }
@@ -307,7 +343,7 @@ impl Book {
         }
         let listens = |u: &&super::sockets::Unix| u.listening && u.path.as_ref() == Some(&path);
         let inodes: BTreeSet<u64> = sockets.unix.iter().filter(listens).map(|u| u.inode).collect();
-        let server = holders(&inodes, table).0.first().map(|pid| named(*pid, table));
+        let server = table.holders(&inodes).0.first().map(|pid| named(*pid, table));
         if self.unix_servers.len() < PEERS {
             self.unix_servers.insert(path, server.clone());
         }
@@ -324,33 +360,11 @@ fn find_server(address: SocketAddr, table: &Table) -> Option<Server> {
         }
         let sockets = Sockets::read(pid);
         let inodes = sockets.listening(Some(ip), address.port()).iter().map(|t| t.inode).collect();
-        if let Some(holder) = holders(&inodes, table).0.first() {
+        if let Some(holder) = table.holders(&inodes).0.first() {
             return Some(named(*holder, table));
         }
     }
     None
-}
-
-/// Processes that hold one of the sockets, in order of age, and how many could not be looked into.
-pub(crate) fn holders(inodes: &BTreeSet<u64>, table: &Table) -> (Vec<i32>, usize) {
-    let (mut found, mut refused) = (Vec::new(), 0);
-    if inodes.is_empty() {
-        return (found, refused);
-    }
-    for stat in table.stats.values() {
-        match proc::descriptors(stat.pid) {
-            Ok(list) => {
-                let has =
-                    |link: &str| proc::socket_inode(link).is_some_and(|i| inodes.contains(&i));
-                if list.iter().any(|(_, link)| has(link)) {
-                    found.push(stat.pid);
-                }
-            }
-            Err(_) => refused += 1,
-        }
-    }
-    found.sort_by_key(|pid| (table.stats[pid].start_ticks, *pid));
-    (found, refused)
 }
 
 fn named(pid: i32, table: &Table) -> Server {

@@ -1,7 +1,8 @@
 //! Readers of `/proc/PID`. A process may end at any moment: every reader answers `None` or nothing
 //! then, never an error.
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -81,6 +82,12 @@ pub(crate) fn pids() -> Vec<i32> {
     numbers("/proc")
 }
 
+/// Whether there is a process or thread of that number. Its `stat` would say too, but sums over all
+/// threads of its process: asked for each of 20,000, that took half a minute.
+pub(crate) fn exists(tid: i32) -> bool {
+    Path::new(&format!("/proc/{tid}")).exists()
+}
+
 /// Threads of a process.
 pub(crate) fn threads(pid: i32) -> Vec<i32> {
     numbers(&format!("/proc/{pid}/task"))
@@ -102,6 +109,17 @@ pub(crate) fn thread_runs(pid: i32, tid: i32) -> bool {
 pub(crate) struct Table {
     pub stats: HashMap<i32, Stat>,
     pub children: HashMap<i32, Vec<i32>>,
+    /// Sockets held, by inode and process; read when first asked for.
+    sockets: OnceCell<Sockets>,
+}
+
+/// Who holds which sockets, among the processes of a table.
+#[derive(Debug, Default)]
+struct Sockets {
+    /// Sorted.
+    held: Vec<(u64, i32)>,
+    /// Processes whose descriptors may not be read.
+    refused: usize,
 }
 
 impl Table {
@@ -109,22 +127,44 @@ impl Table {
     pub(crate) fn read() -> Table {
         let living = pids().into_iter().filter_map(stat).filter(|s| s.state != 'Z');
         let stats: HashMap<i32, Stat> = living.map(|s| (s.pid, s)).collect();
+        Table::of(stats)
+    }
+
+    /// The table of these processes.
+    pub(crate) fn of(stats: HashMap<i32, Stat>) -> Table {
         let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
         for s in stats.values() {
             children.entry(s.parent).or_default().push(s.pid);
         }
         children.values_mut().for_each(|c| c.sort_unstable());
-        Table { stats, children }
+        Table { stats, children, sockets: OnceCell::new() }
+    }
+
+    /// Processes that hold one of the sockets, in order of age, and how many could not be looked
+    /// into. Descriptors are read once a table: on a host with many that takes a while.
+    pub(crate) fn holders(&self, inodes: &BTreeSet<u64>) -> (Vec<i32>, usize) {
+        if inodes.is_empty() {
+            return (Vec::new(), 0);
+        }
+        let sockets = self.sockets.get_or_init(|| Sockets::read(self.stats.keys().copied()));
+        let mut found: Vec<i32> = Vec::new();
+        for inode in inodes {
+            let first = sockets.held.partition_point(|h| h.0 < *inode);
+            let same = sockets.held[first..].iter().take_while(|h| h.0 == *inode);
+            found.extend(same.map(|h| h.1));
+        }
+        found.sort_by_key(|pid| (self.stats[pid].start_ticks, *pid));
+        found.dedup();
+        (found, sockets.refused)
     }
 
     /// A process and everything below it, parents first.
     pub(crate) fn below(&self, root: i32) -> Vec<i32> {
-        let mut out = vec![root];
+        let (mut out, mut seen) = (vec![root], HashSet::from([root]));
         let mut next = 0;
         while let Some(pid) = out.get(next) {
             let children = self.children.get(pid).into_iter().flatten();
-            let fresh: Vec<i32> = children.copied().filter(|c| !out.contains(c)).collect();
-            out.extend(fresh);
+            out.extend(children.copied().filter(|c| seen.insert(*c)));
             next += 1;
         }
         out
@@ -141,6 +181,23 @@ impl Table {
             out.push(s.parent);
             at = s.parent;
         }
+        out
+    }
+}
+
+impl Sockets {
+    fn read(pids: impl Iterator<Item = i32>) -> Sockets {
+        let mut out = Sockets::default();
+        for pid in pids {
+            match descriptors(pid) {
+                Ok(list) => {
+                    let inodes = list.iter().filter_map(|(_, link)| socket_inode(link));
+                    out.held.extend(inodes.map(|inode| (inode, pid)));
+                }
+                Err(_) => out.refused += 1,
+            }
+        }
+        out.held.sort_unstable();
         out
     }
 }

@@ -1,6 +1,6 @@
-//! Sockets of a network namespace: `/proc/PID/net/{tcp,tcp6,unix}`.
+//! Sockets of a network namespace: asked of the kernel, else `/proc/PID/net/{tcp,tcp6,unix}`.
 
-use super::proc;
+use super::{namespace, proc, tcp_diag};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -42,13 +42,9 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Reads the tables of the namespace `pid` lives in.
     pub(crate) fn read(pid: i32) -> Sockets {
-        let text =
-            |name: &str| proc::read_lossy(&format!("/proc/{pid}/net/{name}")).unwrap_or_default();
-        let mut tcp: Vec<Tcp> = Vec::new();
-        for name in ["tcp", "tcp6"] {
-            tcp.extend(text(name).lines().skip(1).filter_map(parse_tcp));
-        }
-        let unix = text("unix").lines().skip(1).filter_map(parse_unix).collect();
+        let asked = namespace::within(Some(pid), tcp_diag::sockets);
+        let tcp = asked.and_then(Result::ok).unwrap_or_else(|| from_proc(pid));
+        let unix = table(pid, "unix").lines().skip(1).filter_map(parse_unix).collect();
         let by_inode = tcp.iter().enumerate().map(|(n, t)| (t.inode, n)).collect();
         Sockets { tcp, unix, by_inode }
     }
@@ -65,6 +61,19 @@ impl Sockets {
             |t: &&Tcp| ip.is_none_or(|ip| t.local.ip() == ip || t.local.ip().is_unspecified());
         self.tcp.iter().filter(at_port).filter(reached).collect()
     }
+}
+
+fn table(pid: i32, name: &str) -> String {
+    proc::read_lossy(&format!("/proc/{pid}/net/{name}")).unwrap_or_default()
+}
+
+/// TCP sockets as `/proc` lists them: where the kernel may not be asked, or has no inet_diag.
+pub(super) fn from_proc(pid: i32) -> Vec<Tcp> {
+    let mut tcp: Vec<Tcp> = Vec::new();
+    for name in ["tcp", "tcp6"] {
+        tcp.extend(table(pid, name).lines().skip(1).filter_map(parse_tcp));
+    }
+    tcp
 }
 
 fn parse_address(text: &str) -> Option<SocketAddr> {
@@ -118,13 +127,11 @@ pub(crate) fn is_local(pid: i32, ip: IpAddr) -> bool {
     if ip.is_loopback() || ip.is_unspecified() {
         return true;
     }
-    let text =
-        |name: &str| proc::read_lossy(&format!("/proc/{pid}/net/{name}")).unwrap_or_default();
     match ip {
-        IpAddr::V4(ip) => local_v4(&text("fib_trie"), ip),
+        IpAddr::V4(ip) => local_v4(&table(pid, "fib_trie"), ip),
         IpAddr::V6(ip) => {
             let wanted: String = ip.octets().iter().map(|b| format!("{b:02x}")).collect();
-            text("if_inet6").lines().any(|l| l.starts_with(&wanted))
+            table(pid, "if_inet6").lines().any(|l| l.starts_with(&wanted))
         }
     }
 }

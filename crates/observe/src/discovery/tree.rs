@@ -2,7 +2,7 @@
 //! the wrappers above them (npm, sh, a gunicorn or cluster parent) up to what is no longer theirs.
 
 use super::proc::{self, Stat, Table};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Programs that start many services: whoever they start is not part of what they are.
 const SUPERVISORS: [&str; 26] = [
@@ -56,13 +56,29 @@ pub(crate) fn around(table: &Table, holders: &BTreeSet<i32>, root: Option<i32>) 
     let own = std::process::id() as i32;
     let ours: BTreeSet<i32> = table.above(own).into_iter().chain([own]).collect();
     let mut tops: BTreeSet<i32> = BTreeSet::new();
-    let mut members: BTreeSet<i32> = holders.iter().flat_map(|h| table.below(*h)).collect();
+    let mut members: BTreeSet<i32> = BTreeSet::new();
     for holder in holders {
-        let mut top = *holder;
-        while let Some(parent) = parent_of(table, top, &members, holders, &ours) {
-            top = parent;
-            members.extend(table.below(top));
+        if !members.contains(holder) {
+            members.extend(table.below(*holder));
         }
+    }
+    // A server that forks has thousands of holders with one parent: each step is climbed once.
+    let mut top_of: HashMap<i32, i32> = HashMap::new();
+    for holder in holders {
+        let (mut top, mut path) = (*holder, vec![*holder]);
+        loop {
+            if let Some(known) = top_of.get(&top) {
+                top = *known;
+                break;
+            }
+            let Some(parent) = parent_of(table, top, &members, holders, &ours) else { break };
+            top = parent;
+            path.push(top);
+            if !top_of.contains_key(&top) {
+                members.extend(table.below(top));
+            }
+        }
+        top_of.extend(path.into_iter().map(|pid| (pid, top)));
         tops.insert(top);
     }
     // A holder below another holder's top is part of that tree.
@@ -72,14 +88,9 @@ pub(crate) fn around(table: &Table, holders: &BTreeSet<i32>, root: Option<i32>) 
 
 /// Reads the tree below the same tops again.
 pub(crate) fn collect(table: &Table, tops: Vec<i32>) -> Tree {
-    let mut pids: Vec<i32> = Vec::new();
-    for top in tops.iter().filter(|t| table.stats.contains_key(t)) {
-        for pid in table.below(*top) {
-            if !pids.contains(&pid) {
-                pids.push(pid);
-            }
-        }
-    }
+    let mut seen = BTreeSet::new();
+    let alive = tops.iter().filter(|t| table.stats.contains_key(t));
+    let pids = alive.flat_map(|t| table.below(*t)).filter(|p| seen.insert(*p)).collect();
     Tree { pids, tops }
 }
 
@@ -123,20 +134,14 @@ fn is_interactive(process: &Stat) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
 
     /// `(pid, parent, session, name)`.
     fn table(rows: &[(i32, i32, i32, &str)]) -> Table {
-        let mut stats = HashMap::new();
-        let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-        for (pid, parent, session, comm) in rows {
+        let one = |(pid, parent, session, comm): &(i32, i32, i32, &str)| {
             let comm = (*comm).to_owned();
-            let stat =
-                Stat { pid: *pid, parent: *parent, session: *session, comm, ..Stat::default() };
-            stats.insert(*pid, stat);
-            children.entry(*parent).or_default().push(*pid);
-        }
-        Table { stats, children }
+            Stat { pid: *pid, parent: *parent, session: *session, comm, ..Stat::default() }
+        };
+        Table::of(rows.iter().map(|r| (r.0, one(r))).collect())
     }
 
     const BASE: i32 = 90_000_000;

@@ -281,7 +281,7 @@ impl Core {
 
     fn attach(&mut self, pids: &[i32]) {
         self.collect(monotonic());
-        let ended = |tid: &i32| proc::stat(*tid).is_none();
+        let ended = |tid: &i32| !proc::exists(*tid);
         let gone: Vec<i32> = self.machine.alive().map(|t| t.0).filter(ended).collect();
         for tid in gone {
             self.machine.end(tid, monotonic());
@@ -291,7 +291,7 @@ impl Core {
         // A thread born while we attach may have been made by one that was not attached yet.
         for _ in 0..3 {
             let mut threads = threads_of(pids);
-            threads.extend(self.lone.iter().filter(|t| proc::stat(t.1).is_some()));
+            threads.extend(self.lone.iter().filter(|t| proc::exists(t.1)));
             if self.events.is_empty() {
                 self.choose_width(threads.len());
             }

@@ -70,6 +70,7 @@ fn endpoint(name: &str, headline: &str, mean: f64) -> EndpointReport {
         curve: vec![],
         ledger: vec![],
         tail_ledger: vec![],
+        other_kind: None,
         demand: vec![],
         waterfalls: vec![],
     }
@@ -173,6 +174,7 @@ fn finding(child: &str) -> Finding {
             method: PredictionMethod::Modelled,
             p50_ms: Estimate { now: 2960.0, after: 310.0, low: 260.0, high: 400.0 },
             p95_ms: None,
+            mean_ms: None,
             capacity_rps: None,
         }),
     }

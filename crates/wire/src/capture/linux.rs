@@ -16,8 +16,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// Packets read with one system call.
 const BATCH: usize = 64;
 
-/// Largest packet: 64 KiB of a merged segment and its headers.
-const PACKET_BYTES: usize = 70_000;
+/// Largest packet: the kernel merges segments up to 8 × 64 KiB where it is told to (BIG TCP). Of a
+/// buffer only the pages that were ever written take memory.
+const PACKET_BYTES: usize = 530_000;
 
 /// `PACKET_IGNORE_OUTGOING`, Linux 4.20.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
@@ -110,6 +111,11 @@ impl Capture {
         Ok(())
     }
 
+    /// Whether a buffer is so full that it should be drained now: an eighth.
+    pub fn is_filling(&self) -> bool {
+        self.sockets.iter().any(|s| s.fill() >= 1.0 / 8.0)
+    }
+
     /// Totals so far.
     pub fn statistics(&self) -> Statistics {
         self.statistics
@@ -192,6 +198,26 @@ impl Socket {
             libc::setsockopt(self.fd.as_raw_fd(), level, name, (&raw const value).cast(), size)
         };
         if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// How full the kernel's buffer is; 0 where it does not say.
+    fn fill(&self) -> f64 {
+        // `SO_MEMINFO`: bytes held, and the most that may be.
+        const MEMORY: i32 = 55;
+        let mut counts = [0u32; 16];
+        let mut size = std::mem::size_of_val(&counts) as u32;
+        // SAFETY: the array is valid for the bytes named.
+        let got = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                MEMORY,
+                counts.as_mut_ptr().cast(),
+                &raw mut size,
+            )
+        };
+        let [held, most, ..] = counts;
+        if got == 0 && most > 0 { f64::from(held) / f64::from(most) } else { 0.0 }
     }
 
     /// Packets dropped since the last time it was asked (reading resets the kernel's count).

@@ -30,6 +30,11 @@ impl Capture {
     }
 
     /// Never called: no value exists.
+    pub fn is_filling(&self) -> bool {
+        match *self {}
+    }
+
+    /// Never called: no value exists.
     pub fn statistics(&self) -> Statistics {
         match *self {}
     }

@@ -271,6 +271,9 @@ impl Codec for Postgres {
         self.asked = Asked::Nothing;
         self.received = 0;
         self.held = None;
+        // What was lost may have given the unnamed ones another text.
+        self.statements.remove("");
+        self.portals.clear();
         let calls = |e: &Expect| {
             matches!(
                 e,

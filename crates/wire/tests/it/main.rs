@@ -2,5 +2,6 @@
 
 mod connections;
 mod live;
+mod lossy;
 mod packets;
 mod scripts;

@@ -10,7 +10,7 @@ mod redis;
 use crate::packets::{Say, Script, describe, play};
 use proptest::prelude::*;
 
-fn all() -> Vec<Script> {
+pub fn all() -> Vec<Script> {
     let mut all = postgres::scripts();
     all.extend(mysql::scripts());
     all.extend(redis::scripts());

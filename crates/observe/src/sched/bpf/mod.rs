@@ -21,9 +21,15 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Ranges of threads in a program, at most.
 const RANGES: usize = 200;
+/// A thread that cannot be: a program for nobody at all would hold code that nothing reaches,
+/// which the kernel refuses.
+const NOBODY: &program::Ranges = &[(i32::MAX, i32::MAX)];
 /// Helpers that read the kernel are for programs under a licence compatible with its own; these
 /// few instructions are under the MIT licence and the GPL, at your choice.
 const LICENCE: &CStr = c"Dual MIT/GPL";
+
+/// Bytes of the verifier's log that are read: our programs have under a hundred instructions.
+const VERIFIER_LOG: usize = 64 << 10;
 
 const COMMAND_MAP_CREATE: libc::c_int = 0;
 const COMMAND_PROG_LOAD: libc::c_int = 5;
@@ -47,8 +53,8 @@ impl Programs {
         let kernel = btf::kernel()?;
         let programs =
             Programs { kernel, ring: Ring::open()?, lost: Lost::open()?, attached: Vec::new() };
-        load(&program::switch(kernel, programs.maps(), &[]))?;
-        load(&program::waking(kernel, programs.maps(), &[]))?;
+        load(&program::switch(kernel, programs.maps(), NOBODY))?;
+        load(&program::waking(kernel, programs.maps(), NOBODY))?;
         Ok(programs)
     }
 
@@ -61,7 +67,10 @@ impl Programs {
     /// # Errors
     /// The kernel's; what was watched before still is.
     pub(super) fn follow(&mut self, passed: &Passed) -> io::Result<()> {
-        let ranges = passed.ranges(RANGES);
+        let mut ranges = passed.ranges(RANGES);
+        if ranges.is_empty() {
+            ranges.extend_from_slice(NOBODY);
+        }
         let switch = program::switch(self.kernel, self.maps(), &ranges);
         let waking = program::waking(self.kernel, self.maps(), &ranges);
         self.attached = vec![
@@ -134,7 +143,26 @@ struct MapCreate {
     inner: u32,
 }
 
+/// Loads a program; what the kernel's verifier objects to becomes part of the error.
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let refused = match load_with(program, &mut []) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES | libc::ENOENT)) => e,
+        other => return other,
+    };
+    let mut log = vec![0u8; VERIFIER_LOG];
+    // The first error counts, not that of the second try.
+    drop(load_with(program, &mut log));
+    let log =
+        CStr::from_bytes_until_nul(&log).map_or(String::new(), |l| l.to_string_lossy().into());
+    match log.lines().rfind(|l| !l.trim().is_empty() && !l.starts_with("processed ")) {
+        Some(objection) => Err(io::Error::other(format!("{refused}: {objection}"))),
+        None => Err(refused),
+    }
+}
+
+/// Loads a program; with a `log` that is not empty the kernel writes into it what it checks.
+fn load_with(program: &[Instruction], log: &mut [u8]) -> io::Result<OwnedFd> {
+    let logs = !log.is_empty();
     command(
         COMMAND_PROG_LOAD,
         &ProgramLoad {
@@ -142,9 +170,9 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
             count: program.len() as u32,
             instructions: program.as_ptr() as u64,
             licence: LICENCE.as_ptr() as u64,
-            log_level: 0,
-            log_size: 0,
-            log: 0,
+            log_level: u32::from(logs),
+            log_size: log.len() as u32,
+            log: if logs { log.as_mut_ptr() as u64 } else { 0 },
             kernel_version: 0,
             flags: 0,
             name: *b"perfwright\0\0\0\0\0\0",
@@ -207,31 +235,58 @@ mod tests {
         events(b"short", &mut |e| panic!("{e:?}"));
     }
 
-    /// In this kernel, on a thread that sleeps and is woken by its timer.
+    /// In this kernel, on a thread that sleeps and is woken by its timer while every CPU computes,
+    /// and one that another thread wakes.
     #[test]
     #[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
-    fn a_sleeper_is_seen_to_leave_be_woken_and_come_back() {
+    fn sleepers_are_seen_to_leave_be_woken_and_come_back() {
         const NAPS: usize = 20;
         let mut programs = match Programs::open() {
             Ok(programs) => programs,
-            Err(e) => return eprintln!("skipped: no programs in this kernel: {e}"),
+            // Only the lack of rights or of the kernel's types is not our fault.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return eprintln!("skipped: no programs in this kernel: {e}");
+            }
+            Err(e) if btf::kernel().is_err() => {
+                return eprintln!("skipped: no programs in this kernel: {e}");
+            }
+            Err(e) => panic!("{e}"),
         };
         // SAFETY: a query without arguments.
-        let tid = unsafe { libc::gettid() };
+        let gettid = || unsafe { libc::gettid() };
+        let (tid, done) = (gettid(), std::sync::atomic::AtomicBool::new(false));
         programs.follow(&Passed::new([tid], None)).unwrap();
         let before = crate::clock::monotonic();
-        for _ in 0..NAPS {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        let waker = std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            for _ in 0..NAPS {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let (sender, receiver) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                sender.send(gettid())
+            });
+            receiver.recv().unwrap()
+        });
         let after = crate::clock::monotonic();
         let mut own = Vec::new();
         let lost = programs.drain(|e| own.extend((e.tid == tid).then_some(e)));
         assert_eq!(lost, 0);
         own.retain(|e| e.at >= before && e.at <= after);
-        let count = |wanted: fn(&Event) -> bool| own.iter().filter(|e| wanted(&e.event)).count();
-        let asleep = count(|e| matches!(e, Event::Out { preempted: false }));
-        let woken = count(|e| matches!(e, Event::Wake { by: 0 }));
-        let back = count(|e| matches!(e, Event::In));
+        let count =
+            |wanted: &dyn Fn(&Event) -> bool| own.iter().filter(|e| wanted(&e.event)).count();
+        let asleep = count(&|e| matches!(e, Event::Out { preempted: false }));
+        let woken = count(&|e| matches!(e, Event::Wake { by: 0 }));
+        let back = count(&|e| matches!(e, Event::In));
         assert!(asleep >= NAPS && woken >= NAPS && back >= NAPS, "{asleep} {woken} {back}");
+        assert!(count(&|e| matches!(e, Event::Wake { by } if *by == waker)) > 0, "{own:?}");
     }
 }

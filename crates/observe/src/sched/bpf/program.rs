@@ -44,14 +44,13 @@ const EXIT: u8 = 0x95;
 // Helpers (include/uapi/linux/bpf.h).
 const KTIME_GET_NS: i32 = 5;
 const GET_CURRENT_PID_TGID: i32 = 14;
+const GET_CURRENT_TASK: i32 = 35;
 const PROBE_READ_KERNEL: i32 = 113;
 const RINGBUF_OUTPUT: i32 = 130;
-const THIS_CPU_PTR: i32 = 154;
 
 // What the 64 bits of a load stand for.
 const PSEUDO_MAP: u8 = 1;
 const PSEUDO_MAP_VALUE: u8 = 2;
-const PSEUDO_TYPE: u8 = 3;
 
 /// Nobody waits for the ring: it is read from time to time.
 const NO_WAKEUP: i32 = 1;
@@ -64,7 +63,7 @@ const FIRST: u8 = 7;
 const SECOND: u8 = 8;
 const STATE: u8 = 9;
 const STACK: u8 = 10;
-/// Where `task_struct`'s number is read to.
+/// Where the kernel's memory is read to.
 const SCRATCH: i16 = -8;
 
 /// Descriptors of the maps the programs write to.
@@ -105,9 +104,14 @@ pub(super) fn waking(kernel: Kernel, maps: Maps, passed: &Ranges) -> Vec<Instruc
     p.pass(&[FIRST], passed);
     p.call(GET_CURRENT_PID_TGID);
     p.push(MOVE32, SECOND, 0, 0, 0);
-    p.load64(1, PSEUDO_TYPE, kernel.preempt_count);
-    p.call(THIS_CPU_PTR);
-    p.push(LOAD32, 1, 0, 0, 0);
+    // The thread that runs here leads to this CPU's own data.
+    p.call(GET_CURRENT_TASK);
+    p.read(8, 0, kernel.group_queue);
+    p.push(LOAD64, 1, STACK, SCRATCH, 0);
+    p.read(8, 1, kernel.cpu_queue);
+    p.push(LOAD64, 1, STACK, SCRATCH, 0);
+    p.read(4, 1, kernel.preempt_count);
+    p.push(LOAD32, 1, STACK, SCRATCH, 0);
     p.push(AND32_IMMEDIATE, 1, 0, 0, IN_INTERRUPT);
     p.push(JUMP_EQUAL32, 1, 0, 1, 0);
     // A timer or packet wakes from whatever thread it happens to interrupt.
@@ -137,12 +141,19 @@ impl Program {
     /// The id of the thread that the context names at `argument`.
     fn read_tid(&mut self, to: u8, argument: i16, kernel: Kernel) {
         self.push(LOAD64, 3, CONTEXT, argument, 0);
-        self.push(ADD64_IMMEDIATE, 3, 0, 0, kernel.tid_offset);
-        self.push(MOVE64_IMMEDIATE, 2, 0, 0, 4);
+        self.read(4, 3, kernel.tid);
+        self.push(LOAD32, to, STACK, SCRATCH, 0);
+    }
+
+    /// Reads `length` bytes at `offset` from where a register points into the scratch; zeros where
+    /// that is no memory.
+    fn read(&mut self, length: i32, from: u8, offset: i32) {
+        self.push(MOVE64, 3, from, 0, 0);
+        self.push(ADD64_IMMEDIATE, 3, 0, 0, offset);
+        self.push(MOVE64_IMMEDIATE, 2, 0, 0, length);
         self.push(MOVE64, 1, STACK, 0, 0);
         self.push(ADD64_IMMEDIATE, 1, 0, 0, i32::from(SCRATCH));
         self.call(PROBE_READ_KERNEL);
-        self.push(LOAD32, to, STACK, SCRATCH, 0);
     }
 
     /// Goes on when one of the registers is in one of the ranges, else ends.
@@ -202,7 +213,7 @@ mod tests {
 
     #[test]
     fn every_jump_lands_within_the_program() {
-        let kernel = Kernel { tid_offset: 1264, preempt_count: 9 };
+        let kernel = Kernel { tid: 1264, group_queue: 400, cpu_queue: 320, preempt_count: -2500 };
         let maps = Maps { ring: 3, lost: 4 };
         let many: Vec<(i32, i32)> = (0..200).map(|n| (n * 10, n * 10 + n % 3)).collect();
         for passed in [&many[..], &[(7, 7)], &[]] {
