@@ -37,14 +37,25 @@ pub enum EndpointError {
     #[error("the endpoint is longer than 64 KiB; put a body into a file: POST /x @body.json")]
     TooLong,
     /// The first word is neither a method nor a URL.
-    #[error("`{0}` is not an HTTP method; write 'GET /orders', methods in capitals")]
+    #[error("`{0}` is not an HTTP method; write METHOD /path, such as 'GET /orders', in capitals")]
     Method(String),
+    /// A method and nothing else.
+    #[error("`{0}` is a method without a path; write METHOD /path, such as '{0} /orders'")]
+    NoPath(String),
     /// The URL.
     #[error(transparent)]
     Url(#[from] UrlError),
     /// Something after the URL.
-    #[error("`{0}` after the URL is not understood; only a body is possible there: @FILE")]
-    Trailing(String),
+    #[error(
+        "`{after}` after `{target}` is not understood; write METHOD /path, such as 'GET /orders', \
+         with a body as 'POST /orders @FILE' and blanks in a URL as %20"
+    )]
+    Trailing {
+        /// What was taken for the URL.
+        target: String,
+        /// The rest.
+        after: String,
+    },
 }
 
 /// Parses `[METHOD] URL [@FILE]`. A relative URL is resolved against `base`.
@@ -63,6 +74,7 @@ pub fn parse(text: &str, base: Option<&str>) -> Result<Endpoint, EndpointError> 
         Some((first, _)) if !first.contains(['/', '.', ':', '?', '{']) => {
             return Err(EndpointError::Method(first.to_string()));
         }
+        None if is_method(text) => return Err(EndpointError::NoPath(text.to_string())),
         _ => ("GET", text),
     };
     let (target, file) = split_body(rest)?;
@@ -134,7 +146,12 @@ fn split_body(rest: &str) -> Result<(&str, Option<&str>), EndpointError> {
     };
     match after.trim().strip_prefix('@') {
         Some(path) if !path.is_empty() => Ok((target, Some(path.trim()))),
-        _ => Err(EndpointError::Trailing(after.trim().chars().take(80).collect())),
+        // What is wrong with the braces says more than that they hold blanks.
+        _ if target.rfind('{') > target.rfind('}') => Ok((rest, None)),
+        _ => {
+            let cut = |text: &str| text.chars().take(80).collect();
+            Err(EndpointError::Trailing { target: cut(target), after: cut(after.trim()) })
+        }
     }
 }
 
@@ -176,9 +193,15 @@ mod tests {
         );
         check("/o?$top={1..9}", "GET /o?$top={1..9} -> http://h:1/o?$top={1..9} Some(\"$top\")");
         check("/o?token=abc", "GET /o?token=*** -> http://h:1/o?token=abc None");
-        check("/o/{id}", "`{id}` is a placeholder");
-        check("get /o", "`get` is not an HTTP method");
-        check("GET /o what", "`what` after the URL");
+        check("/o/{id}", "`{id}` at character 4 of `/o/{id}` is a placeholder");
+        check("GET /ü/{1..}", "`{1..}` at character 4 of `/ü/{1..}` is a range without an end");
+        check("GET /o?p={ 1..5 }", "`{ 1..5 }` at character 6 of `/o?p={ 1..5 }` is no range");
+        check("http://h/o?p={..5}", "`{..5}` at character 14 of `http://h/o?p={..5}` is a range");
+        check("?p={..5}", "`{..5}` at character 4 of `?p={..5}` is a range without");
+        check("get /o", "`get` is not an HTTP method; write METHOD /path");
+        check("GET", "`GET` is a method without a path; write METHOD /path, such as 'GET /orders'");
+        check("GET /o what", "`what` after `/o` is not understood; write METHOD /path");
+        check("FOO BAR BAZ", "`BAZ` after `BAR` is not understood; write METHOD /path");
         check("", "the URL is empty");
         check(&"x".repeat(LIMIT + 1), "the endpoint is longer");
     }

@@ -6,10 +6,12 @@
 
 pub mod credential;
 pub mod curl;
+pub mod duration;
 pub mod endpoint;
 pub mod har;
 mod json;
 pub mod login;
+pub mod objective;
 pub mod otlp;
 mod template;
 mod url;

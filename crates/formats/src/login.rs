@@ -105,7 +105,7 @@ pub fn parse(text: &str, base: Option<&str>) -> Result<RequestTemplate, LoginErr
 /// [`LoginError::Unresolved`] with the reason `lookup` gave.
 pub fn fill(
     template: &mut RequestTemplate,
-    lookup: &dyn Fn(&str) -> Result<String, String>,
+    lookup: &mut dyn FnMut(&str) -> Result<String, String>,
 ) -> Result<(), LoginError> {
     let kind = template.headers.iter().find(|h| h.0.eq_ignore_ascii_case("content-type"));
     let kind = match kind {
@@ -248,13 +248,13 @@ mod tests {
     fn references_in_bodies() {
         let check = |body: &str, expected: &str| {
             let mut template = parse(&format!("POST http://h/\n\n{body}"), None).unwrap();
-            let lookup = |reference: &str| match reference {
+            let mut lookup = |reference: &str| match reference {
                 "env:PW" => Ok("a\"b&c".to_owned()),
                 "file:/k e" => Ok("k".to_owned()),
                 "env:EMPTY" => Ok(String::new()),
                 _ => Err("not set".to_owned()),
             };
-            let shown = match fill(&mut template, &lookup) {
+            let shown = match fill(&mut template, &mut lookup) {
                 Err(e) => e.to_string(),
                 Ok(()) => match template.body {
                     Body::Inline { bytes, length } => {

@@ -19,9 +19,21 @@ pub enum UrlError {
     /// The host or port makes no sense.
     #[error("`{0}` is not a host with an optional port; write HOST, HOST:PORT or [IPv6]:PORT")]
     Host(String),
-    /// A placeholder without values.
-    #[error("`{{{0}}}` is a placeholder; put a value, a range {{1..20}} or a list {{a,b}} there")]
-    Placeholder(String),
+    /// Braces that are no variable.
+    #[error(
+        "`{text}` at character {position} of `{url}` {why}; a range is {{1..20}}, a list {{a,b}}, \
+         and a brace that is meant literally is written %7B or %7D"
+    )]
+    Braces {
+        /// The braces.
+        text: String,
+        /// Place of the brace, from 1.
+        position: usize,
+        /// The URL as given, secrets redacted.
+        url: String,
+        /// What is wrong.
+        why: &'static str,
+    },
 }
 
 /// An absolute URL and the user info it came with.
@@ -55,10 +67,20 @@ pub(crate) fn absolute(
     if !is_host(host) {
         return Err(UrlError::Host(host.to_string()));
     }
-    let path = encode_braces(path, braces).map_err(|(_, name)| UrlError::Placeholder(name))?;
+    let path = encode_braces(path, braces).map_err(|fault| {
+        // The path ends the text, and what stands before it may come from the base.
+        let before = text.len().saturating_sub(path.len() - fault.at);
+        let position = text[..before].chars().count() + 1;
+        UrlError::Braces { text: fault.text, position, url: shown(text), why: fault.why }
+    })?;
     let slash = if path.starts_with('/') { "" } else { "/" };
     let host = host.to_ascii_lowercase();
     Ok(Absolute { url: format!("{scheme}://{host}{slash}{}", encoded(&path)), user })
+}
+
+/// A URL in an error.
+fn shown(url: &str) -> String {
+    evidence::redacted_url(url).chars().take(200).collect()
 }
 
 fn resolve(text: &str, base: Option<&str>) -> Result<String, UrlError> {
@@ -204,7 +226,7 @@ mod tests {
         check("ftp://h/", None, "`ftp` URLs");
         check("http://h:99999/", None, "`h:99999` is not a host");
         check("http://exämple/", None, "`exämple` is not a host");
-        check("http://h/{id}", None, "`{id}` is a placeholder");
+        check("http://h/{id}", None, "`{id}` at character 10 of `http://h/{id}` is a placeholder");
         let user = absolute("https://me:p%40w@h/", None, Braces::All).unwrap().user;
         assert_eq!(user.as_deref(), Some(b"me:p@w".as_slice()));
     }

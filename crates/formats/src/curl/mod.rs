@@ -10,7 +10,7 @@ pub(crate) use body::content_type;
 
 use crate::credential::{self, HeaderError};
 use crate::template::Braces;
-use crate::url::{self, UrlError};
+use crate::url;
 use crate::words::{self, Word};
 use crate::{Problem, ReadFile};
 use base64::Engine;
@@ -374,11 +374,7 @@ impl Request {
         }
         let braces = if self.no_glob { Braces::Ranges } else { Braces::All };
         let text = if self.no_glob { text } else { self.bracket_ranges(&text, position) };
-        let absolute = match url::absolute(&text, base, braces) {
-            Err(UrlError::Placeholder(_)) => url::absolute(&text, base, Braces::Ranges),
-            other => other,
-        };
-        absolute.map_err(|e| CurlError::at(position, e))
+        url::absolute(&text, base, braces).map_err(|e| CurlError::at(position, e))
     }
 
     /// curl's `[1-20]` to our `{1..20}`; an IPv6 host and anything else in brackets stays.

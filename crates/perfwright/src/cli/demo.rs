@@ -3,7 +3,7 @@
 use super::exit::ExitStatus;
 use super::printer::Printer;
 use super::workload::endpoint_of_url;
-use super::{Format, Global, investigate, root};
+use super::{Format, Global, investigate, root, values};
 use crate::demo;
 use ::investigate::{Config, Consents, LaunchConfig};
 use anyhow::{Context, Result};
@@ -16,10 +16,11 @@ use std::time::Duration;
 #[derive(Args)]
 pub(super) struct DemoArgs {
     /// Time for the investigation
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    budget: u64,
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::budget,
+          allow_hyphen_values = true)]
+    budget: Duration,
     /// Seed of random choices
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
     seed: u64,
     /// Only start the shop and leave it running until Ctrl-C, to be investigated by hand
     #[arg(long)]
@@ -47,7 +48,8 @@ pub(super) fn run(args: &DemoArgs, global: &Global, printer: Printer) -> Result<
     }
     let port = free_port()?;
     let config = config(args, global, port, &folder)?;
-    let status = investigate::conduct(&config, args.format, None, printer);
+    let status =
+        investigate::conduct(&config, args.format, &investigate::Wanted::default(), printer);
     drop(guard);
     status
 }
@@ -110,7 +112,7 @@ fn config(args: &DemoArgs, global: &Global, port: u16, folder: &std::path::Path)
             ready_within: Duration::from_secs(30),
         }),
         pid: None,
-        budget: Duration::from_secs(args.budget),
+        budget: args.budget,
         consents: Consents::default(),
         objectives: Vec::new(),
         root: root(global),

@@ -11,7 +11,7 @@ pub(super) struct DoctorArgs {
     /// URL of the service
     url: String,
     /// Root process of the service, when it cannot be found by its port
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
     /// Format
     #[arg(long, value_enum, default_value = "text")]
@@ -20,6 +20,7 @@ pub(super) struct DoctorArgs {
 
 pub(super) fn run(args: &DoctorArgs, printer: Printer) -> Result<ExitStatus> {
     let endpoint = super::workload::endpoint_of_url(&args.url)?;
+    super::workload::is_running(args.pid)?;
     let request = load::render(&endpoint.template, 0, &[])?;
     let checkup = ::investigate::doctor(&request.host, request.port, args.pid)?;
     let text = match args.format {

@@ -2,12 +2,14 @@
 
 use super::exit::ExitStatus;
 use super::printer::Printer;
-use super::workload::{Given, build, usage};
-use super::{Format, Global, root, runs};
+use super::workload::{Given, build, is_running, usage};
+use super::{Format, Global, root, runs, values};
 use ::investigate::{Config, Consents, Event, LaunchConfig, Outcome, Stop};
 use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use evidence::Severity;
+use evidence::{Report, Severity};
+use formats::objective::{Objective, Verdict};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +24,8 @@ pub(super) struct InvestigateArgs {
     #[arg(long, value_name = "REQUEST")]
     endpoint: Vec<String>,
     /// How many endpoints of a recording
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value = "5", value_name = "N", allow_negative_numbers = true,
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     most: usize,
     /// Header; values may refer to secrets: `Authorization: Bearer env:TOKEN`
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
@@ -36,17 +39,20 @@ pub(super) struct InvestigateArgs {
     /// Accept invalid certificates
     #[arg(short = 'k', long)]
     insecure: bool,
-    /// Time for everything after the service is ready
-    #[arg(long, default_value = "60s", value_parser = duration)]
+    /// Time for everything after the service is ready: 90s, 2m, 1h
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::budget,
+          allow_hyphen_values = true)]
     budget: Duration,
     /// Longest time for one request
-    #[arg(long, default_value = "60s", value_parser = duration)]
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::time,
+          allow_hyphen_values = true)]
     timeout: Duration,
     /// How long a launched command may take until it accepts connections
-    #[arg(long, default_value = "60s", value_parser = duration)]
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::time,
+          allow_hyphen_values = true)]
     ready_within: Duration,
     /// Process of the service, when it cannot be found by its port
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
     /// Do not look at the host: the URL only
     #[arg(long)]
@@ -58,31 +64,32 @@ pub(super) struct InvestigateArgs {
     #[arg(long)]
     mutating: bool,
     /// Agree to several requests in flight beyond loopback
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = values::host)]
     allow_load: Vec<String>,
     /// Highest rate agreed to with --allow-load
-    #[arg(long, default_value_t = 50.0, value_name = "N")]
+    #[arg(long, default_value = "50", value_name = "N", value_parser = values::rate,
+          allow_negative_numbers = true)]
     max_rps: f64,
     /// Put a proxy between the launched command and its peers (needs no privilege)
     #[arg(long)]
     proxy: bool,
     /// Receive OTLP spans on this loopback port (0: any; a launched command is told)
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     otlp_port: Option<u16>,
     /// An observer on the service's host (`perfwright observe --listen`)
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::place)]
     observer: Option<String>,
     /// Its token: env:NAME or file:PATH
     #[arg(long, value_name = "REF", default_value = "env:PERFWRIGHT_TOKEN")]
     observer_token: String,
-    /// What is needed, e.g. p95<500ms; may be repeated
-    #[arg(long, value_name = "OBJECTIVE")]
-    objective: Vec<String>,
+    /// What is needed: p95<500ms (p50, p99, mean), errors<1%, rate>200/s; exit code 1 when missed
+    #[arg(long, value_name = "OBJECTIVE", value_parser = values::objective)]
+    objective: Vec<Objective>,
     /// Exit with 1 when a finding is at least this severe
     #[arg(long, value_enum)]
     fail_on: Option<SeverityArg>,
     /// Seed of random choices [default: from the clock]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Format of the report on stdout
     #[arg(long, value_enum, default_value = "text")]
@@ -111,33 +118,26 @@ impl From<SeverityArg> for Severity {
     }
 }
 
-/// `60s`, `2m`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| format!("{text} is no duration"))?;
-    match &text[digits..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "" | "s" => Ok(Duration::from_secs(number)),
-        "m" | "min" => number
-            .checked_mul(60)
-            .map(Duration::from_secs)
-            .ok_or_else(|| format!("{text} is too long")),
-        unit => Err(format!("{unit} is no unit of time; use ms, s or m")),
-    }
-}
-
 pub(super) fn run(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<ExitStatus> {
     let format = args.format;
-    let fail_on = args.fail_on.map(Severity::from);
+    let wanted =
+        Wanted { fail_on: args.fail_on.map(Severity::from), objectives: args.objective.clone() };
     let config = config(args, global, printer)?;
-    conduct(&config, format, fail_on, printer)
+    conduct(&config, format, &wanted, printer)
+}
+
+/// What makes a report end with exit code 1.
+#[derive(Default)]
+pub(super) struct Wanted {
+    fail_on: Option<Severity>,
+    objectives: Vec<Objective>,
 }
 
 /// Runs, shows, stores, and says with the exit status whether there is something to do.
 pub(super) fn conduct(
     config: &Config,
     format: Format,
-    fail_on: Option<Severity>,
+    wanted: &Wanted,
     printer: Printer,
 ) -> Result<ExitStatus> {
     let stop = Stop::new();
@@ -153,14 +153,34 @@ pub(super) fn conduct(
     if let Some(e) = &outcome.failed {
         printer.error(&e.to_string(), e.hint());
     }
-    let status = status(&outcome, fail_on);
+    let missed = is_missed(&outcome.report, &wanted.objectives, printer);
+    let status = status(&outcome, wanted.fail_on, missed);
     match runs::save(&outcome.folder, &outcome.report) {
         Err(e) if outcome.failed.is_none() => Err(e),
         _ => Ok(status),
     }
 }
 
-fn status(outcome: &Outcome, fail_on: Option<Severity>) -> ExitStatus {
+/// Tells whether each endpoint gives what is needed; whether one does not.
+fn is_missed(report: &Report, objectives: &[Objective], printer: Printer) -> bool {
+    let mut missed = false;
+    for (objective, endpoint) in
+        objectives.iter().flat_map(|o| report.endpoints.iter().map(move |e| (o, e)))
+    {
+        let (verdict, why) = objective.judge(endpoint);
+        missed |= verdict == Verdict::Missed;
+        let word = match verdict {
+            Verdict::Met => "met",
+            Verdict::Missed => "missed",
+            Verdict::Unknown => "cannot be told",
+        };
+        let name = short(&endpoint.name);
+        printer.talk(&format!("objective {} {word} by {name}: {why}", objective.text()));
+    }
+    missed
+}
+
+fn status(outcome: &Outcome, fail_on: Option<Severity>, missed: bool) -> ExitStatus {
     if outcome.interrupted {
         return ExitStatus::Interrupted;
     }
@@ -170,6 +190,7 @@ fn status(outcome: &Outcome, fail_on: Option<Severity>) -> ExitStatus {
     let worst = outcome.report.findings.iter().map(|f| f.severity).max();
     match (fail_on, worst) {
         (Some(limit), Some(worst)) if worst >= limit => ExitStatus::Finding,
+        _ if missed => ExitStatus::Finding,
         _ => ExitStatus::Success,
     }
 }
@@ -184,7 +205,11 @@ fn config(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<Co
         login: args.login.as_deref(),
         insecure: args.insecure,
         most: args.most,
+        mutating: args.mutating,
     };
+    if args.observer.is_none() {
+        is_running(args.pid)?;
+    }
     let (workload, remarks) = build(&given)?;
     for remark in remarks {
         printer.warning(&remark, "");
@@ -218,7 +243,7 @@ fn config(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<Co
             mutating: args.mutating,
             allow_load: args.allow_load.iter().map(|h| (h.clone(), args.max_rps)).collect(),
         },
-        objectives: args.objective,
+        objectives: args.objective.iter().map(|o| o.text().to_string()).collect(),
         root: root(global),
         seed: args.seed.unwrap_or(clock.as_nanos() as u64),
         command: evidence::redacted_command(&std::env::args().collect::<Vec<_>>()),

@@ -8,6 +8,7 @@ mod investigate;
 mod observe;
 mod printer;
 mod runs;
+mod values;
 mod workload;
 
 use anyhow::Result;
@@ -94,6 +95,12 @@ pub(crate) fn main() -> ExitStatus {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
+            let words: Vec<String> =
+                std::env::args_os().map(|w| w.to_string_lossy().into_owned()).collect();
+            if let Some((message, hint)) = one_argument(&e, &words) {
+                Printer::new(false, false).error(&message, hint);
+                return ExitStatus::Error;
+            }
             let help = !e.use_stderr();
             // clap chooses the stream: help to stdout, usage errors to stderr.
             return match e.print() {
@@ -148,7 +155,7 @@ fn root(global: &Global) -> PathBuf {
 /// What happened, and the next step. An error of a library says both in one sentence: `what: why;
 /// next step`.
 fn told(error: &anyhow::Error) -> (String, String) {
-    let message = format!("{error:#}");
+    let message = chained(error);
     if let Some(e) = error.downcast_ref::<workload::UsageError>() {
         return (message, e.hint.clone());
     }
@@ -160,6 +167,44 @@ fn told(error: &anyhow::Error) -> (String, String) {
         (Some(e), _) => (message, e.hint().into()),
         (None, None) => (message, String::new()),
     }
+}
+
+/// An error and what caused it; a cause that the error itself has told is not told again.
+fn chained(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|c| !c.is_empty()) {
+        match out.is_empty() {
+            true => out = cause,
+            false if out.contains(&cause) => {}
+            false => out = format!("{out}: {cause}"),
+        }
+    }
+    out
+}
+
+/// What clap cannot know: which words were meant as one.
+fn one_argument(error: &clap::Error, words: &[String]) -> Option<(String, &'static str)> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let unknown = match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(word) if error.kind() == ErrorKind::UnknownArgument => word,
+        _ => return None,
+    };
+    let before = words.iter().take_while(|w| *w != "--");
+    if before.clone().any(|w| w == "curl" || w.ends_with("/curl")) {
+        return Some((
+            "the words of a curl command came one by one".into(),
+            "put the whole command in quotes: perfwright investigate 'curl http://… -H …'",
+        ));
+    }
+    let url = |word: &str| word.contains("://") || word.starts_with('/');
+    let urls = before.filter(|w| url(w)).count();
+    (url(unknown) && urls > 1).then(|| {
+        (
+            format!("`{unknown}` is one URL too many"),
+            "put a URL with {1..20} in quotes, since a shell makes many of it; further requests \
+             are given with --endpoint 'METHOD /path'",
+        )
+    })
 }
 
 fn status_of(error: &anyhow::Error) -> ExitStatus {

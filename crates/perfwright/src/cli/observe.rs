@@ -2,9 +2,12 @@
 
 use super::exit::ExitStatus;
 use super::printer::Printer;
-use anyhow::{Context, Result, bail};
+use super::workload::{unreadable, usage};
+use anyhow::{Context, Result};
 use clap::Args;
+use std::env::VarError;
 use std::net::ToSocketAddrs;
+use std::path::Path;
 
 #[derive(Args)]
 pub(super) struct ObserveArgs {
@@ -50,12 +53,28 @@ fn options() -> observe::ServeOptions {
 
 /// A secret named by reference, never written on a command line.
 pub(super) fn token(reference: &str) -> Result<String> {
-    let text = match reference.split_once(':') {
+    let (text, hint) = match reference.split_once(':') {
         Some(("env", name)) => {
-            std::env::var(name).with_context(|| format!("environment variable {name}"))?
+            let hint = format!("export {name}=… and run again");
+            let why = |e| match e {
+                VarError::NotPresent => format!("environment variable {name} is not set"),
+                VarError::NotUnicode(_) => format!("environment variable {name} holds no text"),
+            };
+            (std::env::var(name).map_err(|e| usage(why(e), hint.clone()))?, hint)
         }
-        Some(("file", path)) => std::fs::read_to_string(path).with_context(|| path.to_string())?,
-        _ => bail!("a token is given as env:NAME or file:PATH, never in clear"),
+        Some(("file", path)) => {
+            let text = std::fs::read_to_string(path);
+            (text.map_err(|e| unreadable(Path::new(path), &e))?, format!("write it to {path}"))
+        }
+        _ => {
+            return Err(usage(
+                "a token is given as env:NAME or file:PATH, never in clear",
+                "export PERFWRIGHT_TOKEN=… is what is used when nothing is said",
+            ));
+        }
     };
-    Ok(text.lines().next().unwrap_or("").trim().to_string())
+    match text.lines().next().unwrap_or_default().trim() {
+        "" => Err(usage(format!("{reference} is empty"), hint)),
+        token => Ok(token.to_string()),
+    }
 }

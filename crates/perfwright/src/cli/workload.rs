@@ -34,6 +34,7 @@ pub(super) struct Given<'a> {
     pub(super) login: Option<&'a Path>,
     pub(super) insecure: bool,
     pub(super) most: usize,
+    pub(super) mutating: bool,
 }
 
 /// Builds the workload; the second part are remarks about what was not understood.
@@ -58,12 +59,7 @@ pub(super) fn build(given: &Given) -> Result<(Workload, Vec<String>)> {
         None => None,
     };
     if let Some(path) = given.har {
-        let bytes = std::fs::read(path).map_err(|e| unreadable(path, &e))?;
-        let (mut found, problems) =
-            formats::har::parse(&bytes).with_context(|| format!("{}", path.display()))?;
-        remarks.extend(problems.iter().map(|p| format!("{}: {p}", path.display())));
-        found.truncate(given.most);
-        endpoints.extend(found);
+        endpoints.extend(recorded(path, given, &mut remarks)?);
     }
     for text in given.endpoints {
         endpoints.push(formats::endpoint::parse(text, base.as_deref())?);
@@ -75,8 +71,54 @@ pub(super) fn build(given: &Given) -> Result<(Workload, Vec<String>)> {
     Ok((Workload { endpoints, login }, remarks))
 }
 
+/// Endpoints of a recording. What may change data is left out unless that was agreed to: a page's
+/// own requests were not named one by one.
+fn recorded(path: &Path, given: &Given, remarks: &mut Vec<String>) -> Result<Vec<Endpoint>> {
+    let bytes = std::fs::read(path).map_err(|e| unreadable(path, &e))?;
+    let shown = path.display();
+    let (mut found, problems) = formats::har::parse(&bytes).with_context(|| shown.to_string())?;
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if found.is_empty() {
+        let why = if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) };
+        return Err(usage(
+            format!("{shown} holds no request that can be repeated{why}"),
+            "record the page again: open the browser's network panel, load the page, \
+             choose \"Save all as HAR\"",
+        ));
+    }
+    remarks.extend(told.iter().map(|p| format!("{shown}: {p}")));
+    let (safe, other): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|e| load::plan::refuse(&e.template.method, given.mutating).is_ok());
+    let names: Vec<&str> = other.iter().take(3).map(|e| e.name.as_str()).collect();
+    let more = if other.len() > 3 { ", …" } else { "" };
+    let named = format!("{}{more}", names.join(", "));
+    if safe.is_empty() {
+        return Err(usage(
+            format!("{shown} holds only requests that may change data: {named}"),
+            "agree with --mutating when the target is yours to change",
+        ));
+    }
+    if !other.is_empty() {
+        remarks.push(format!("{shown}: left out as they may change data: {named} (--mutating)"));
+    }
+    found = safe;
+    found.truncate(given.most);
+    Ok(found)
+}
+
 /// An endpoint from a plain URL.
 pub(super) fn endpoint_of_url(url: &str) -> Result<Endpoint> {
+    let url = url.trim();
+    if url.is_empty() {
+        return Err(usage("the URL is empty", "give one such as http://127.0.0.1:3000/orders"));
+    }
+    if url.split_whitespace().next() == Some("curl") {
+        return Err(usage(
+            "a curl command was expected to be one argument",
+            "put the whole command in quotes: perfwright investigate 'curl http://… -H …'",
+        ));
+    }
     if !url.contains("://") {
         let with_scheme = format!("http://{url}");
         return Err(usage(format!("{url} is not a URL"), format!("did you mean {with_scheme} ?")));
@@ -112,13 +154,36 @@ fn login(
     let base = base.or(endpoints.first().map(|e| e.template.url.as_str()));
     let file = || format!("login file {}", path.display());
     let mut template = formats::login::parse(&text, base).with_context(file)?;
-    let secret = |reference: &str| super::observe::token(reference).map_err(|e| format!("{e:#}"));
-    formats::login::fill(&mut template, &secret).with_context(file)?;
+    // Which error it was is kept: it has the hint.
+    let mut missing = None;
+    let filled = formats::login::fill(&mut template, &mut |reference| {
+        super::observe::token(reference).map_err(|e| {
+            let why = e.to_string();
+            missing = Some(e);
+            why
+        })
+    });
+    filled.map_err(|e| match missing.as_ref().and_then(|m| m.downcast_ref::<UsageError>()) {
+        Some(m) => usage(format!("{}: {e}", file()), m.hint.clone()),
+        None => anyhow::Error::from(e).context(file()),
+    })?;
     Ok(template)
 }
 
+/// A process named on the command line has to be there; without `/proc` that cannot be told.
+pub(super) fn is_running(pid: Option<i32>) -> Result<()> {
+    let proc = Path::new("/proc");
+    match pid.filter(|pid| proc.join("self").exists() && !proc.join(pid.to_string()).exists()) {
+        Some(pid) => Err(usage(
+            format!("no process {pid} is running here"),
+            "look it up with `ps` or `ss -ltnp`, or leave --pid out: the port tells the process",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// A file named on the command line that is not there, or not text where text is needed.
-fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
     let message = format!("cannot read {}: {error}", path.display());
     usage(message, format!("check the path; it is looked up from {}", here()))
 }

@@ -52,7 +52,10 @@ fn urls_and_endpoints() {
     check(&["investigate", "http://127.0.0.1:99999/"], &["error:", "99999"]);
     check(&["investigate", "--endpoint", "GET /x"], &["error:", "/x", "hint:"]);
     let placeholder = ["investigate", "--endpoint", "GET /x{id}", "http://127.0.0.1:1"];
-    check(&placeholder, &["error: `{id}` is a placeholder", "hint: put a value, a range {1..20}"]);
+    let said = "error: `{id}` at character 3 of `/x{id}` is a placeholder";
+    check(&placeholder, &[said, "hint: a range is {1..20}", "%7B"]);
+    let half = ["investigate", "http://127.0.0.1:1/x?p={1..}"];
+    check(&half, &["error: `{1..}` at character 24", "without an end on both sides", "hint:"]);
     check(
         &["investigate", "--endpoint", "POST /orders", "http://127.0.0.1:1"],
         &["error: POST", "may change data", "hint:", "--mutating"],
@@ -62,17 +65,22 @@ fn urls_and_endpoints() {
 
 #[test]
 fn durations_and_numbers() {
-    check(&["investigate", "http://127.0.0.1:1/", "--budget", "soon"], &["--budget", "soon"]);
-    check(
-        &["investigate", "http://127.0.0.1:1/", "--budget", "5h"],
-        &["h is no unit", "ms, s or m"],
-    );
-    check(&["investigate", "http://127.0.0.1:1/", "--pid", "x"], &["--pid"]);
+    let with = |flag, value, said: &[&str]| {
+        check(&["investigate", "http://127.0.0.1:1/", flag, value], said);
+    };
+    with("--budget", "soon", &["'soon'", "--budget", "a number and a unit"]);
+    with("--budget", "5d", &["'5d'", "--budget", "d is no unit of time; use ms, s, m or h"]);
+    with("--budget", "0s", &["'0s'", "--budget", "more than zero"]);
+    with("--budget", "-5s", &["'-5s'", "--budget", "a number and a unit"]);
+    with("--objective", "p95<foo", &["'p95<foo'", "--objective", "no time"]);
+    with("--objective", "p42<1s", &["'p42<1s'", "--objective", "not measured"]);
+    with("--pid", "x", &["--pid"]);
+    with("--pid", "0", &["--pid"]);
 }
 
 #[test]
 fn curl_lines() {
-    check(&["investigate", "curl"], &["error:", "URL"]);
+    check(&["investigate", "curl"], &["error: a curl command", "hint: put the whole command"]);
     check(&["investigate", "curl 'http://127.0.0.1:1/"], &["error:", "quot"]);
     check(
         &["investigate", "curl http://127.0.0.1:1/ --data-binary @missing.json", "--mutating"],
