@@ -47,12 +47,19 @@ def _scratch():
     return frozenset(found)
 
 
+def _link(path):
+    """Where a link leads; nothing when it is gone, as descriptors come and go while they are listed."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
 def _service(pid):
     """Per process of the service: what it listens on and who traces it."""
     state = {}
     for one in family(pid) if pid else ():
-        held = {os.readlink("/proc/%d/fd/%s" % (one, fd)) for fd in _list("/proc/%d/fd" % one)
-                if os.path.islink("/proc/%d/fd/%s" % (one, fd))}
+        held = {_link("/proc/%d/fd/%s" % (one, fd)) for fd in _list("/proc/%d/fd" % one)}
         listening = {line.split()[1] for table in ("tcp", "tcp6")
                      for line in _read("/proc/%d/net/%s" % (one, table)).splitlines()[1:]
                      if line.split()[3] == "0A" and "socket:[%s]" % line.split()[9] in held}

@@ -5,7 +5,7 @@
 use crate::retime::{self, DRIVER_CPU_NS};
 use crate::rules::{sql_n_plus_one, sql_repeated_statement};
 use crate::{Knowledge, headline, ledger, timeline};
-use evidence::ProbeState::Unavailable;
+use evidence::ProbeState::{self, Unavailable};
 use evidence::{
     Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation, Peer,
     ProcessRole, Protocol, Service, Timeline, WallLedger,
@@ -18,6 +18,10 @@ pub const CALL_EVIDENCE: &[&str] = &["calls", "spans"];
 
 /// Probe of databases inside the service's processes.
 pub const EMBEDDED: &str = "in-process-database";
+
+/// Probes that tell everything about a process on this machine.
+const SENSES: [&str; 5] =
+    ["process-fds", "packet-capture", "context-switches", "wakeups", "syscalls"];
 
 /// Start and end, nanoseconds on the run's clock.
 pub type Extent = (u64, u64);
@@ -354,6 +358,15 @@ impl<'a> Case<'a> {
         }
         if unseen && lost("process-fds") && !lost("packet-capture") {
             return format!("nsenter --target PID --pid --mount --net {}", self.command(""));
+        }
+        let works =
+            |probe: &&str| coverage.iter().any(|c| c.probe == **probe && c.state == ProbeState::Ok);
+        if SENSES.iter().all(|probe| works(&probe)) {
+            // Everything may be seen: what is missing is time.
+            return self.command("--budget 2m");
+        }
+        if coverage.iter().any(|c| c.hint.contains("root lacks")) {
+            return format!("perfwright doctor {}", self.url());
         }
         format!("sudo {}", self.command(""))
     }

@@ -44,6 +44,12 @@ pub enum Error {
         /// Status or failure.
         status: String,
     },
+    /// None of several endpoints answered with success.
+    #[error("none of {endpoints} endpoints answered with success, so there is nothing to measure")]
+    Silent {
+        /// How many were asked.
+        endpoints: usize,
+    },
     /// 401, 403 or a login page.
     #[error("{endpoint} asks for a login (HTTP {status})")]
     LoginRequired {
@@ -53,13 +59,13 @@ pub enum Error {
         status: u16,
     },
     /// The login request failed.
-    #[error("the login request failed: {0}")]
+    #[error(transparent)]
     Login(#[from] load::LoginError),
     /// The launched command did not become ready.
     #[error("the command did not become ready: {0}")]
     Launch(String),
     /// The run folder cannot be written or read.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] store::StoreError),
     /// The observer's stream broke.
     #[error("the observer stopped answering: {0}")]
@@ -82,7 +88,7 @@ impl Error {
                 "is the service running, and is host and port right? try the same URL with curl"
             }
             Error::Gone { .. } => "look at the service's log; what was measured before is kept",
-            Error::Failing { .. } => {
+            Error::Failing { .. } | Error::Silent { .. } => {
                 "try the same request with curl; send what it needs with -H, --cookie or --login"
             }
             Error::LoginRequired { .. } => {
@@ -103,6 +109,7 @@ impl Error {
             Error::Unreachable { .. }
                 | Error::Gone { .. }
                 | Error::Failing { .. }
+                | Error::Silent { .. }
                 | Error::LoginRequired { .. }
                 | Error::Login(_)
                 | Error::Launch(_)

@@ -55,6 +55,10 @@ pub fn investigate(
     plan::check(config)?;
     let mut run = crate::experiments::setup::start(config, stop, events)?;
     let failed = match run.baseline().and_then(|()| run.deepen()) {
+        Ok(()) if !run.recorder.has_answers() => {
+            let silent = Error::Silent { endpoints: config.workload.endpoints.len() };
+            return Err(run.give_up(silent));
+        }
         Ok(()) => None,
         // A request that was cut off by the user says nothing about the target.
         Err(_) if stop.requested() && run.recorder.has_answers() => None,

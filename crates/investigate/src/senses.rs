@@ -12,7 +12,7 @@ use observe::spans::SpanReceiver;
 use observe::stream::{Pass, ProfileConfig};
 use observe::{ObserveError, Observer};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Quiet time after an answer, so that late packets and records belong to their window.
@@ -87,6 +87,10 @@ impl Senses {
         let start = load::clock::now();
         let (mut exchange, response) =
             self.client.send(request, self.timeout, BODY_LIMIT, want_body);
+        // Cut off by the user: that says nothing about the service.
+        if exchange.failure.is_some() && self.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
         exchange.window = id;
         std::thread::sleep(GAP);
         let window = ended_now(id, endpoint, arm, true, start);
@@ -94,6 +98,10 @@ impl Senses {
         self.end(recorder, window)?;
         self.look_after(&exchange)?;
         Ok((exchange, response))
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
     }
 
     /// A target that refuses several connections in a row is gone.
@@ -128,7 +136,10 @@ impl Senses {
     ) -> Result<(), Error> {
         let id = self.begin(recorder)?;
         let start = load::clock::now();
-        let exchanges = drive(id, &self.session);
+        let mut exchanges = drive(id, &self.session);
+        if self.is_cancelled() {
+            exchanges.retain(|x| x.failure.is_none());
+        }
         std::thread::sleep(GAP);
         let window = ended_now(id, endpoint, arm, true, start);
         recorder.add("load", EvidenceBody::Exchanges(exchanges))?;

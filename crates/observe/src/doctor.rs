@@ -97,10 +97,17 @@ pub(crate) fn in_first_pid_namespace() -> bool {
     own.is_none_or(|ns| ns == FIRST)
 }
 
-/// How to get a capability: on the binary, or for the container.
+/// How to get a capability: on the binary, or for the container. Root that lacks one is held back
+/// by whoever started it.
 pub(crate) fn raise(file: &str, docker: &str) -> String {
     if is_container() {
         return format!("start the container with --cap-add {docker}");
+    }
+    if is_root() {
+        return format!(
+            "root lacks CAP_{docker} here: start it outside the service unit or sandbox that took \
+             it away"
+        );
     }
     let own = std::env::current_exe().map(|p| p.display().to_string());
     let own = own.unwrap_or_else(|_| "perfwright".into());
@@ -108,6 +115,11 @@ pub(crate) fn raise(file: &str, docker: &str) -> String {
         true => "run it with sudo".into(),
         false => format!("sudo setcap {CAPABILITIES}+ep {own}, or run it with sudo"),
     }
+}
+
+pub(crate) fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions.
+    unsafe { libc::geteuid() == 0 }
 }
 
 fn reason_of(e: &io::Error) -> String {
@@ -166,10 +178,13 @@ fn blocked() -> (String, String) {
         ),
         (false, true) => (
             format!("kernel.perf_event_paranoid is {level}: no perf events for users"),
-            format!(
-                "{}, or: sudo sysctl kernel.perf_event_paranoid=2",
-                raise("cap_perfmon", "PERFMON")
-            ),
+            match is_root() {
+                true => "sysctl kernel.perf_event_paranoid=2".into(),
+                false => format!(
+                    "{}, or: sudo sysctl kernel.perf_event_paranoid=2",
+                    raise("cap_perfmon", "PERFMON")
+                ),
+            },
         ),
         (false, false) => {
             ("perf events are not permitted here".into(), raise("cap_perfmon", "PERFMON"))
@@ -183,7 +198,7 @@ pub(crate) fn switches_refused(e: &io::Error) -> Coverage {
         format!("{}: only sums of CPU and run-queue time per window, no intervals", reason_of(e));
     let own_user = matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM));
     let hint = perf_hint(e);
-    let hint = match own_user {
+    let hint = match own_user && !is_root() {
         true => format!("run as the service's own user, or: {hint}"),
         false => hint,
     };
@@ -223,7 +238,10 @@ pub(crate) fn programs_refused(e: &io::Error) -> Coverage {
         "{why}: perf events record switches and wake-ups instead, which costs a service that makes \
          thousands of calls a second some percent more"
     );
-    let hint = format!("Linux 5.18 on x86-64 and {}", raise("cap_bpf", "BPF"));
+    let hint = match e.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => raise("cap_bpf", "BPF"),
+        _ => "Linux 5.18 or later on x86-64, built with BPF and its types (BTF)".into(),
+    };
     Coverage::partial("kernel-programs", reason, hint)
 }
 
@@ -242,7 +260,10 @@ pub(crate) fn not_here(host: &str, port: u16, local: bool, elsewhere: usize) -> 
         ),
         (true, 0) => (
             format!("nothing listens at {host} port {port} in any network namespace visible"),
-            raise("cap_sys_ptrace", "SYS_PTRACE"),
+            match is_root() {
+                true => "start the service, and check the port with `ss -ltn`".into(),
+                false => raise("cap_sys_ptrace", "SYS_PTRACE"),
+            },
         ),
         (true, n) => (
             format!("port {port} is listened to in {n} other network namespaces"),
@@ -255,7 +276,7 @@ pub(crate) fn not_here(host: &str, port: u16, local: bool, elsewhere: usize) -> 
 /// How to be allowed to read other users' descriptors.
 pub(crate) fn fds_hint(uid: Option<u32>) -> String {
     let ptrace = raise("cap_sys_ptrace", "SYS_PTRACE");
-    match uid.filter(|_| !is_container()) {
+    match uid.filter(|_| !is_container() && !is_root()) {
         Some(uid) => format!("sudo -u '#{uid}' perfwright …, or: {ptrace}"),
         None => ptrace,
     }

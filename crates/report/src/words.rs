@@ -131,6 +131,13 @@ fn split_at_columns(word: &str, width: usize) -> (String, String) {
 
 /// What the lack of findings means: nothing is wrong only where everything could be judged.
 pub fn no_finding(report: &Report) -> &'static str {
+    if report.endpoints.iter().all(|e| e.latency_ms.is_none()) {
+        return "nothing could be measured, since no request was answered with success; send the \
+                same request with curl, and look at the service's log";
+    }
+    if report.run.ended_because.is_some() {
+        return "nothing that was measured before the run ended is worth changing for latency";
+    }
     if report.endpoints.iter().any(|e| e.latency_ms.is_none() && e.errors < e.requests) {
         return "not every endpoint could be judged: its requests could not be used";
     }

@@ -27,6 +27,9 @@ pub struct RunSummary {
     pub top_finding: Option<String>,
     /// `open` (being recorded, or killed), `finished` or `stopped`.
     pub state: String,
+    /// Whether there is something to tell: not when it was stopped without a report, because
+    /// nothing was ever answered.
+    pub tells: bool,
 }
 
 /// The few fields of a report that a list shows; every version has them.
@@ -73,8 +76,8 @@ pub fn list(root: &Path) -> Result<(Vec<RunSummary>, Vec<String>), StoreError> {
     Ok((runs, problems))
 }
 
-/// The folder of the run a person names: `latest`, an id, the beginning or the short end of one
-/// (if only one run fits), or a path.
+/// The folder of the run a person names: `latest` (the last that has something to tell), an id, the
+/// beginning or the short end of one (if only one run fits), or a path.
 ///
 /// # Errors
 /// [`StoreError::Unknown`], [`StoreError::Ambiguous`], [`StoreError::NotARun`] for a path.
@@ -90,7 +93,8 @@ pub fn resolve(root: &Path, wanted: &str) -> Result<PathBuf, StoreError> {
     }
     let (runs, _) = list(root)?;
     if wanted == "latest" {
-        return runs.into_iter().next().map(|r| r.path).ok_or_else(unknown);
+        let latest = runs.iter().find(|r| r.tells).or(runs.first());
+        return latest.map(|r| r.path.clone()).ok_or_else(unknown);
     }
     if let Some(run) = runs.iter().find(|r| r.id == wanted) {
         return Ok(run.path.clone());
@@ -143,6 +147,7 @@ fn summary(path: &Path, problems: &mut Vec<String>) -> RunSummary {
         p50_ms: gist.endpoints.iter().find_map(|e| e.latency_ms.as_ref()).map(|l| l.p50),
         top_finding: gist.findings.into_iter().next().map(|f| f.claim),
         state: state.into(),
+        tells: info.state != RunState::Stopped || path.join(REPORT_FILE).is_file(),
     }
 }
 

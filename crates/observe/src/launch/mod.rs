@@ -24,6 +24,14 @@ pub const GRACE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const CONNECT_WAIT: Duration = Duration::from_millis(300);
 
+/// The end of what a command printed, as the end of a sentence.
+fn printed(lines: &str) -> String {
+    match lines.trim().is_empty() {
+        true => "it printed nothing".into(),
+        false => format!("its last lines:\n{lines}"),
+    }
+}
+
 /// Why a command could not be launched or did not get ready.
 #[derive(Debug, Error)]
 pub enum LaunchError {
@@ -47,7 +55,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// It ended before it accepted connections.
-    #[error("{program} ended ({how}) before it accepted connections; its last lines:\n{lines}")]
+    #[error("{program} ended ({how}) before it accepted connections; {}", printed(.lines))]
     Ended {
         /// First word of the command.
         program: String,
@@ -59,7 +67,7 @@ pub enum LaunchError {
     /// It runs but does not listen.
     #[error(
         "{program} did not accept connections within {seconds} s; name the URL it listens on, \
-         or give it more time; its last lines:\n{lines}"
+         or give it more time; {}", printed(.lines)
     )]
     NotReady {
         /// First word of the command.

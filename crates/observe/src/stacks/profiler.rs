@@ -243,7 +243,7 @@ fn native_coverage(sampler: &NativeSampler) -> Coverage {
         return Coverage::ok(PROBE);
     }
     let hint = if sampler.problems.is_empty() {
-        "sudo sysctl kernel.perf_event_paranoid=1, or add the capability CAP_PERFMON"
+        "sysctl kernel.perf_event_paranoid=1 as root, or add the capability CAP_PERFMON"
     } else {
         "run as root, and raise the limit of open files (ulimit -n)"
     };

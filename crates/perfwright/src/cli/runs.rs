@@ -62,13 +62,26 @@ pub(super) fn save(folder: &std::path::Path, report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn folder(run: &str, global: &Global) -> Result<PathBuf> {
-    Ok(store::resolve(&root(global), run)?)
+/// The folder of the run a person names; says when `latest` is not the last one started.
+fn folder(run: &str, global: &Global, printer: Printer) -> Result<PathBuf> {
+    let found = store::resolve(&root(global), run)?;
+    if run == "latest" {
+        let (all, _) = store::list(&root(global))?;
+        let skipped = all.iter().take_while(|r| r.path != found).count();
+        if let (Some(first), true) = (all.first(), skipped > 0) {
+            let id = found.file_name().unwrap_or_default().to_string_lossy();
+            printer.talk(&format!(
+                "run {id}; later ones were never answered (the last: {})",
+                first.id
+            ));
+        }
+    }
+    Ok(found)
 }
 
 /// Shows the stored report; a run that was killed before it wrote one is replayed.
 pub(super) fn report(args: &ReportArgs, global: &Global, printer: Printer) -> Result<ExitStatus> {
-    let folder = folder(&args.run, global)?;
+    let folder = folder(&args.run, global, printer)?;
     if args.requests {
         return requests(&folder, args.format, printer);
     }
@@ -93,6 +106,14 @@ fn requests(folder: &std::path::Path, format: Format, printer: Printer) -> Resul
     for problem in &problems {
         printer.warning(problem, "the rest of the run was read");
     }
+    if requests.is_empty() {
+        let run = folder.file_name().unwrap_or_default().to_string_lossy();
+        printer.error(
+            &format!("run {run} holds no request: it ended before one was sent"),
+            "perfwright runs lists the others; perfwright report says why this one ended",
+        );
+        return Ok(ExitStatus::Inconclusive);
+    }
     printer.data(&match format {
         Format::Json => report::requests_json(&requests),
         Format::Text | Format::Md => report::requests_text(&requests, printer.width()),
@@ -102,7 +123,7 @@ fn requests(folder: &std::path::Path, format: Format, printer: Printer) -> Resul
 
 /// Recomputes everything from the evidence and stores it.
 pub(super) fn replay(args: &ReplayArgs, global: &Global, printer: Printer) -> Result<ExitStatus> {
-    let folder = folder(&args.run, global)?;
+    let folder = folder(&args.run, global, printer)?;
     let report = replayed(&folder, printer)?;
     save(&folder, &report)?;
     printer.data(&render(&report, args.format, printer))?;

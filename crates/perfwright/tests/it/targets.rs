@@ -1,10 +1,10 @@
 //! Targets that are absent, broken, hostile, or die: exit code 3, what happened, a hint, a run that
 //! reads back.
 
-use crate::binary::{Folder, Ran};
+use crate::binary::{Folder, Ran, Running};
 use crate::server::{Server, Step, answer, fine};
 use crate::usage::check_in;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Investigates `server` for a moment by its URL alone.
 fn investigate(folder: &Folder, server: &Server, more: &[&str]) -> Ran {
@@ -28,6 +28,7 @@ fn check(says: &[&str], script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'sta
     assert!(stored.contains("\"stopped\""), "{stored}");
     let again = folder.run(&["report"]);
     assert_eq!(again.code, 0, "{again:#?}");
+    assert!(!again.stdout.contains("nothing here is worth"), "{again:#?}");
     ran
 }
 
@@ -96,13 +97,53 @@ fn slow_broken_and_hostile_answers() {
 }
 
 #[test]
+fn none_of_several_endpoints_answers() {
+    let server = Server::start(|_| answer("500 Internal Server Error", "", "oops"));
+    let (folder, url) = (Folder::new(), server.url("/"));
+    let mut arguments = vec!["investigate", &url, "--url-only", "--budget", "3s"];
+    arguments.extend(["--endpoint", "GET /a", "--endpoint", "GET /b"]);
+    let ran = check_in(&folder, &arguments, 3, &["error: none of 2 endpoints answered", "hint:"]);
+    assert_eq!(ran.stdout, "");
+    let told = folder.run(&["report"]);
+    assert!(told.stdout.contains("nothing could be measured"), "{told:#?}");
+}
+
+#[test]
+fn the_latest_run_is_the_last_that_was_answered() {
+    let (folder, server) = (Folder::new(), Server::start(|_| fine(1)));
+    let good = investigate(&folder, &server, &[]);
+    assert_eq!(good.code, 0, "{good:#?}");
+    let closed = Server::start(|_| fine(0)).port;
+    let nobody = format!("http://127.0.0.1:{closed}/");
+    let arguments = ["investigate", &nobody, "--url-only", "--budget", "3s"];
+    check_in(&folder, &arguments, 3, &["error: GET /", "hint:"]);
+    let told = folder.run(&["report"]);
+    assert_eq!((told.code, &told.stdout), (0, &good.stdout));
+    assert!(told.stderr.contains("later ones were never answered"), "{told:#?}");
+}
+
+#[test]
+fn requests_of_a_run_without_any() {
+    let folder = Folder::new();
+    let arguments = ["investigate", "http://127.0.0.1:1/", "--budget", "3s", "--", "false"];
+    let ran = check_in(&folder, &arguments, 3, &["ended (exit code 1)", "it printed nothing"]);
+    assert!(!ran.stderr.contains("last lines"), "{ran:#?}");
+    for format in ["text", "json"] {
+        let told = folder.run(&["report", "--requests", "--format", format]);
+        assert_eq!((told.code, told.stdout.as_str()), (4, ""), "{told:#?}");
+        assert!(told.stderr.contains("holds no request"), "{told:#?}");
+    }
+}
+
+#[test]
 fn a_login_that_fails() {
     let (folder, server) = (Folder::new(), Server::start(|_| answer("403 Forbidden", "", "no")));
     folder
         .write("login.http", "POST /session\ncontent-type: application/json\n\n{\"user\":\"a\"}\n");
     let url = server.url("/");
     let arguments = ["investigate", &url, "--url-only", "--budget", "3s", "--login", "login.http"];
-    check_in(&folder, &arguments, 3, &["error: the login request failed", "403", "hint:"]);
+    let ran = check_in(&folder, &arguments, 3, &["error: the login request to", "403", "hint:"]);
+    assert_eq!(ran.stderr.matches("the login request").count(), 1, "{ran:#?}");
 }
 
 #[test]
@@ -127,4 +168,23 @@ fn a_target_that_begins_to_fail_is_left_alone() {
     let ran = investigate(&folder, &server, &[]);
     assert!(ran.stderr.contains("warning: stopped driving"), "{ran:#?}");
     assert!(server.served() < 200, "{} requests were sent", server.served());
+}
+
+#[test]
+fn a_request_that_the_user_cuts_off_is_no_error_of_the_service() {
+    let server = Server::start(|n| if n < 14 { fine(2) } else { fine(30_000) });
+    let (folder, url) = (Folder::new(), server.url("/"));
+    let arguments = ["investigate", &url, "--url-only", "--budget", "25s", "--timeout", "20s"];
+    let running = Running::start(&mut folder.command(&arguments));
+    let begun = Instant::now();
+    while server.served() < 14 && begun.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The next one is under way by then.
+    std::thread::sleep(Duration::from_millis(500));
+    running.signal(libc::SIGINT);
+    let ran = running.finish();
+    assert_eq!(ran.code, 130, "{ran:#?}");
+    assert!(ran.stdout.contains("where the time goes"), "{ran:#?}");
+    assert!(!ran.stdout.contains("errors"), "{ran:#?}");
 }
