@@ -361,7 +361,7 @@ impl<'a> Case<'a> {
         }
         let works =
             |probe: &&str| coverage.iter().any(|c| c.probe == **probe && c.state == ProbeState::Ok);
-        if SENSES.iter().all(|probe| works(&probe)) {
+        if SENSES.iter().all(works) {
             // Everything may be seen: what is missing is time.
             return self.command("--budget 2m");
         }
