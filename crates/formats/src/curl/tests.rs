@@ -125,7 +125,7 @@ fn flags() {
     check("curl -g 'h.io/[1-20]?a={x,y}'", "GET http://h.io/[1-20]?a=%7Bx,y%7D", &[]);
     check("curl 'h.io/x?a=[a-z]&b[]=1'", "GET http://h.io/x?a=[a-z]&b[]=1", &["[a-z]"]);
     check("curl -g 'h.io/{id}'", "GET http://h.io/%7Bid%7D", &[]);
-    check("curl 'h.io/x?f={\"a\":1}'", "GET http://h.io/x?f=%7B\"a\":1%7D", &[]);
+    check("curl 'h.io/x?f={\"a\":1}'", "GET http://h.io/x?f=%7B%22a%22:1%7D", &[]);
     check("curl h.io/#x --compressed", "GET http://h.io/ | compressed", &[]);
 }
 
