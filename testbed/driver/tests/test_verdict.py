@@ -75,6 +75,16 @@ class Cells(unittest.TestCase):
         short["ledger"].pop()
         self.assertIn("lines sum to 25.000 ms", sum_problem(short))
 
+    def test_of_two_kinds_the_median_may_be_neither(self):
+        two = copy.deepcopy(ENDPOINT)
+        two["latency_ms"]["p50"] = 1.5 * two["latency_ms"]["typical"]
+        self.assertIn("far from the median", sum_problem(two))
+        two["other_kind"] = {"mean_ms": 2 * two["latency_ms"]["typical"],
+                             "ledger": [{"ms": 2 * two["latency_ms"]["typical"]}]}
+        self.assertIsNone(sum_problem(two))
+        two["other_kind"]["ledger"] = []
+        self.assertIn("do not sum", sum_problem(two))
+
 
 class Findings(unittest.TestCase):
     def test_first_and_above_info(self):
