@@ -73,8 +73,12 @@ mod tests {
             let ours = |all: Vec<Tcp>| {
                 let ports = [listener.local_addr(), client.local_addr(), served.peer_addr()];
                 let ports = ports.map(|a| a.unwrap().port());
-                let mut ours: Vec<Tcp> =
-                    all.into_iter().filter(|t| ports.contains(&t.local.port())).collect();
+                // Nobody's, left by an earlier connection of the same port (TIME_WAIT).
+                let lives = |t: &Tcp| t.state != TcpState::Other;
+                let mut ours: Vec<Tcp> = all
+                    .into_iter()
+                    .filter(|t| lives(t) && ports.contains(&t.local.port()))
+                    .collect();
                 ours.sort_by_key(|t| t.inode);
                 ours
             };
