@@ -29,13 +29,20 @@ pub struct Consents {
 }
 
 impl Consents {
-    /// Whether an experiment that needs `consent` may run.
-    pub fn grants(&self, consent: Consent, loopback: bool) -> bool {
+    /// Whether several requests may be in flight to each of these hosts: to this machine always, to
+    /// others when they were named.
+    pub fn may_load<'h>(&self, mut hosts: impl Iterator<Item = &'h str>) -> bool {
+        let allowed: Vec<String> = self.allow_load.iter().map(|(host, _)| host.clone()).collect();
+        hosts.all(|host| load::plan::refuse_load(host, 2, &allowed).is_ok())
+    }
+
+    /// Whether an experiment that needs `consent` may run; `may_load`: see [`Consents::may_load`].
+    pub fn grants(&self, consent: Consent, may_load: bool) -> bool {
         match consent {
             Consent::None => true,
             Consent::Attach => self.attach,
             Consent::Mutating => self.mutating,
-            Consent::AllowLoad => loopback || !self.allow_load.is_empty(),
+            Consent::AllowLoad => may_load,
         }
     }
 }
@@ -73,4 +80,26 @@ pub struct Config {
     pub url_only: bool,
     /// Address of a remote observer, with its token.
     pub observer: Option<(String, String)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_is_agreed_to_host_by_host() {
+        let check = |hosts: &[&str], allowed: &[&str], expected: bool| {
+            let allow_load = allowed.iter().map(|h| ((*h).to_string(), 50.0)).collect();
+            let consents = Consents { allow_load, ..Consents::default() };
+            let found = consents.may_load(hosts.iter().copied());
+            assert_eq!(found, expected, "{hosts:?} {allowed:?}");
+            assert_eq!(consents.grants(Consent::AllowLoad, found), expected);
+        };
+        check(&["127.0.0.1", "localhost"], &[], true);
+        check(&["shop.test"], &[], false);
+        check(&["shop.test"], &["Shop.test"], true);
+        check(&["shop.test"], &["other.test"], false);
+        check(&["127.0.0.1", "shop.test"], &[], false);
+        check(&["shop.test", "api.test"], &["shop.test"], false);
+    }
 }

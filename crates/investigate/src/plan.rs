@@ -22,13 +22,12 @@ pub(crate) fn is_safe(endpoint: &Endpoint) -> bool {
 }
 
 /// The most requests that one experiment of the loop may have in flight.
-pub(crate) fn most_in_flight(config: &Config, loopback: bool) -> u32 {
-    let agreed = loopback || !config.consents.allow_load.is_empty();
-    if agreed && config.workload.endpoints.iter().any(is_safe) { 8 } else { 1 }
+pub(crate) fn most_in_flight(config: &Config, may_load: bool) -> u32 {
+    if may_load && config.workload.endpoints.iter().any(is_safe) { 8 } else { 1 }
 }
 
 /// One sentence: methods, hosts, budget, concurrency.
-pub(crate) fn sentence(config: &Config, hosts: &[String], loopback: bool) -> String {
+pub(crate) fn sentence(config: &Config, hosts: &[String], may_load: bool) -> String {
     let mut methods: Vec<&str> =
         config.workload.endpoints.iter().map(|e| e.template.method.as_str()).collect();
     methods.sort_unstable();
@@ -41,7 +40,7 @@ pub(crate) fn sentence(config: &Config, hosts: &[String], loopback: bool) -> Str
          no other methods, no other hosts",
         if n == 1 { "" } else { "s" },
         hosts.join(", "),
-        most_in_flight(config, loopback),
+        most_in_flight(config, may_load),
         config.budget.as_secs(),
     )
 }

@@ -33,7 +33,10 @@ pub(crate) struct Run<'a> {
     pub(crate) events: &'a mut dyn FnMut(Event),
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
+    /// Whether all of it goes to this machine.
     pub(crate) loopback: bool,
+    /// Whether several requests may be in flight to all of it.
+    pub(crate) may_load: bool,
     /// The cheap pass that gives milliseconds.
     pub(crate) pass: Pass,
     pub(crate) breaker: BreakerState,
@@ -100,7 +103,7 @@ impl Run<'_> {
                 .iter()
                 .flat_map(|e| diagnose::hypotheses::experiments(&knowledge, e))
                 .filter(|x| !done.contains(&(x.kind.clone(), x.endpoint.clone())))
-                .filter(|x| self.config.consents.grants(x.consent, self.loopback))
+                .filter(|x| self.config.consents.grants(x.consent, self.may_load))
                 .filter(|x| x.cost_s <= left && experiments::possible(self, x))
                 .max_by(|a, b| worth(a).total_cmp(&worth(b)).then(b.risk.cmp(&a.risk)));
             let Some(next) = next else { break };

@@ -18,7 +18,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let requests: Vec<_> =
         (0..64).map(|v| super::request(endpoint, v, None)).collect::<Result<_, _>>()?;
     let typical = run.typical_latency(&endpoint.name)?;
-    let most = crate::plan::most_in_flight(run.config, run.loopback);
+    let most = crate::plan::most_in_flight(run.config, run.may_load);
     let step = (run.share(1) / 10).clamp(STEP.0, STEP.1);
     for &in_flight in IN_FLIGHT.iter().filter(|n| **n <= most) {
         if run.over() {

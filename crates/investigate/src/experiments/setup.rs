@@ -26,11 +26,13 @@ pub(crate) fn start<'a>(
     events: &'a mut dyn FnMut(Event),
 ) -> Result<Run<'a>, Error> {
     let first = first_request(config)?;
-    let loopback = load::plan::is_loopback(&first.host);
+    let requests = requests(config);
+    let loopback = requests.iter().all(|r| load::plan::is_loopback(&r.host));
+    let may_load = config.consents.may_load(requests.iter().map(|r| r.host.as_str()));
     let info = run_info(config, &first);
     let folder = RunFolder::create(&config.root, &info)?;
     events(Event::Started { run: info.id.clone() });
-    events(Event::Plan(plan::sentence(config, &hosts(config), loopback)));
+    events(Event::Plan(plan::sentence(config, &hosts(&requests), may_load)));
     let salt = random();
     let mut run = Run {
         config,
@@ -41,6 +43,7 @@ pub(crate) fn start<'a>(
         started: Instant::now(),
         deadline: Instant::now() + config.budget,
         loopback,
+        may_load,
         pass: Pass { wire: true, switches: true, wakeups: true, syscalls: false },
         breaker: BreakerState::new(Breaker::standard(None)),
     };
@@ -64,15 +67,18 @@ fn first_request(config: &Config) -> Result<Request, Error> {
     super::request(endpoint, 0, None)
 }
 
+/// A request of each endpoint. One that cannot be rendered says so when its turn comes.
+fn requests(config: &Config) -> Vec<Request> {
+    let endpoints = config.workload.endpoints.iter();
+    endpoints.filter_map(|e| super::request(e, 0, None).ok()).collect()
+}
+
 /// Distinct `host:port` of the workload.
-fn hosts(config: &Config) -> Vec<String> {
+fn hosts(requests: &[Request]) -> Vec<String> {
     let mut hosts: Vec<String> = Vec::new();
-    for endpoint in &config.workload.endpoints {
-        if let Ok(request) = super::request(endpoint, 0, None) {
-            let host = request.host_port();
-            if !hosts.contains(&host) {
-                hosts.push(host);
-            }
+    for host in requests.iter().map(Request::host_port) {
+        if !hosts.contains(&host) {
+            hosts.push(host);
         }
     }
     hosts
