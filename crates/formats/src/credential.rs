@@ -13,6 +13,9 @@ pub enum HeaderError {
     /// Line breaks or other control characters in the value.
     #[error("the value of header `{0}` holds a control character; headers are one line")]
     Control(String),
+    /// A cookie of nothing.
+    #[error("the cookie is empty; write 'name=value', or env:NAME to take it from a variable")]
+    NoCookie,
     /// A reference that is not the end of the value.
     #[error(
         "in header `{0}` something follows the reference; only text before env:NAME or file:PATH \
@@ -38,9 +41,12 @@ pub fn header(line: &str) -> Result<(String, HeaderValue), HeaderError> {
 /// The `Cookie` header of `name=value; …` or of a reference to it.
 ///
 /// # Errors
-/// [`HeaderError`] for control characters or text after a reference.
+/// [`HeaderError`] for nothing, control characters or text after a reference.
 pub fn cookie(text: &str) -> Result<(String, HeaderValue), HeaderError> {
-    Ok(("cookie".into(), value("cookie", text.trim())?))
+    match text.trim() {
+        "" => Err(HeaderError::NoCookie),
+        text => Ok(("cookie".into(), value("cookie", text)?)),
+    }
 }
 
 /// Whether a name can stand before a header's colon (RFC 9110 token).
@@ -62,7 +68,8 @@ pub(crate) fn value(name: &str, text: &str) -> Result<HeaderValue, HeaderError> 
 
 /// A value that was recorded elsewhere, in which references mean nothing.
 pub(crate) fn recorded(name: &str, text: &str) -> HeaderValue {
-    if !is_secret_name(name) {
+    // Nothing is no secret, and can be sent again.
+    if text.is_empty() || !is_secret_name(name) {
         return HeaderValue::Plain { text: text.to_string() };
     }
     let authorization = name.to_ascii_lowercase().ends_with("authorization");
@@ -128,6 +135,7 @@ mod tests {
         check("Authorization: Bearer env:TOKEN", "Authorization=[Bearer |] env TOKEN");
         check("Cookie: a=b; s=file:/tmp/x y", "Cookie=[a=b; s=|] file /tmp/x y");
         check("X-Tenant: env:T", "X-Tenant=[|] env T");
+        check("Authorization:", "Authorization=");
         check("X-Api-Key: k", "X-Api-Key=[|k] inline");
         check("Referer: file:", "Referer=file:");
         check("X-A: my-env:x", "X-A=my-env:x");
@@ -135,5 +143,6 @@ mod tests {
         check("no header", "Shape(\"no header\")");
         check("a b: c", "Shape(\"a b: c\")");
         check("a: b\r\nc: d", "Control(\"a\")");
+        assert_eq!(cookie(" "), Err(HeaderError::NoCookie));
     }
 }

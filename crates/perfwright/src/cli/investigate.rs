@@ -175,7 +175,12 @@ fn is_missed(report: &Report, objectives: &[Objective], printer: Printer) -> boo
             Verdict::Unknown => "cannot be told",
         };
         let name = short(&endpoint.name);
-        printer.talk(&format!("objective {} {word} by {name}: {why}", objective.text()));
+        let told = format!("objective {} {word} by {name}: {why}", objective.text());
+        match verdict {
+            // It decides the exit code, so it is said to those who want errors only, too.
+            Verdict::Missed => printer.error(&told, ""),
+            _ => printer.talk(&told),
+        }
     }
     missed
 }

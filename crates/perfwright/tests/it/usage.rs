@@ -126,6 +126,8 @@ fn login_files_and_secrets() {
         &["error: login file login.http", "{{env:PERFWRIGHT_NO_SUCH}} is not available"],
     );
     check(&["investigate", url, "-H", "no colon here"], &["error:", "no colon here"]);
+    let cookie = ["investigate", url, "--cookie", ""];
+    check(&cookie, &["error: the cookie is empty", "hint: write 'name=value'"]);
     check(
         &["investigate", url, "-H", "Authorization: Bearer env:PERFWRIGHT_NO_SUCH"],
         &["error:", "PERFWRIGHT_NO_SUCH", "hint:"],
