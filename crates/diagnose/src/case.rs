@@ -356,6 +356,10 @@ impl<'a> Case<'a> {
                 self.command("")
             );
         }
+        if service.is_none() {
+            // Nobody looked, as with --url-only: looking is what is missing.
+            return self.command("");
+        }
         if unseen && lost("process-fds") && !lost("packet-capture") {
             return format!("nsenter --target PID --pid --mount --net {}", self.command(""));
         }

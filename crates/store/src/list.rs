@@ -27,8 +27,8 @@ pub struct RunSummary {
     pub top_finding: Option<String>,
     /// `open` (being recorded, or killed), `finished` or `stopped`.
     pub state: String,
-    /// Whether there is something to tell: not when it was stopped without a report, because
-    /// nothing was ever answered.
+    /// Whether there is something to tell: not when it was stopped and no latency is reported,
+    /// because nothing was ever answered.
     pub tells: bool,
 }
 
@@ -137,6 +137,7 @@ fn summary(path: &Path, problems: &mut Vec<String>) -> RunSummary {
         RunState::Finished => "finished",
         RunState::Stopped => "stopped",
     };
+    let p50_ms = gist.endpoints.iter().find_map(|e| e.latency_ms.as_ref()).map(|l| l.p50);
     RunSummary {
         // The folder's name, not what `run.json` says: it is what the user can ask for.
         id,
@@ -144,10 +145,10 @@ fn summary(path: &Path, problems: &mut Vec<String>) -> RunSummary {
         started: info.started,
         target: info.target.url,
         endpoints: info.workload.endpoints.into_iter().map(|e| e.name).collect(),
-        p50_ms: gist.endpoints.iter().find_map(|e| e.latency_ms.as_ref()).map(|l| l.p50),
+        p50_ms,
         top_finding: gist.findings.into_iter().next().map(|f| f.claim),
         state: state.into(),
-        tells: info.state != RunState::Stopped || path.join(REPORT_FILE).is_file(),
+        tells: info.state != RunState::Stopped || p50_ms.is_some(),
     }
 }
 

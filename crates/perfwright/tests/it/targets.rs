@@ -120,6 +120,13 @@ fn the_latest_run_is_the_last_that_was_answered() {
     let told = folder.run(&["report"]);
     assert_eq!((told.code, &told.stdout), (0, &good.stdout));
     assert!(told.stderr.contains("later ones were never answered"), "{told:#?}");
+    // Also after its report was written, which says nothing either.
+    let failed = folder.runs().pop().unwrap();
+    let failed = failed.file_name().unwrap().to_str().unwrap();
+    let replayed = folder.run(&["replay", failed]);
+    assert!(replayed.stdout.contains("nothing could be measured"), "{replayed:#?}");
+    assert_eq!(folder.run(&["report"]).stdout, good.stdout);
+    assert!(!good.stdout.contains("sudo"), "{good:#?}");
 }
 
 #[test]
@@ -144,6 +151,19 @@ fn a_login_that_fails() {
     let arguments = ["investigate", &url, "--url-only", "--budget", "3s", "--login", "login.http"];
     let ran = check_in(&folder, &arguments, 3, &["error: the login request to", "403", "hint:"]);
     assert_eq!(ran.stderr.matches("the login request").count(), 1, "{ran:#?}");
+}
+
+#[test]
+fn an_objective_that_is_missed_decides_the_exit_code_and_is_said() {
+    let (folder, server) = (Folder::new(), Server::start(|_| fine(20)));
+    let check = |objective: &str, code: i32, says: &str, but: &str| {
+        let ran = investigate(&folder, &server, &["--quiet", "--objective", objective]);
+        assert_eq!(ran.code, code, "{objective}: {ran:#?}");
+        assert!(ran.stderr.contains(says) && !ran.stderr.contains(but), "{objective}: {ran:#?}");
+    };
+    check("p50<1ms", 1, "error: objective p50<1ms missed by GET /: p50 is ", " met ");
+    check("p50<10s", 0, "", "objective");
+    check("rate>100000/s", 0, "", "objective");
 }
 
 #[test]
