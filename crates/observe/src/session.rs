@@ -260,7 +260,7 @@ impl Session {
     /// Databases inside the service's processes, when there is something new to tell.
     fn look_inside(&mut self) -> Option<Coverage> {
         let found = self.found.as_ref()?;
-        self.embeddings.look(found.serving.iter().copied())
+        self.embeddings.look(&found.serving, &found.kinds)
     }
 
     fn look_at_servers(&mut self, table: &Table) {
@@ -284,6 +284,7 @@ impl Session {
     fn new_threads(&mut self, batch: &SchedBatch) -> Vec<ThreadInfo> {
         self.serving.extend(batch.serving.iter().copied());
         let mut fresh = Vec::new();
+        let mut keepers: BTreeMap<i32, Option<i32>> = BTreeMap::new();
         for (tid, pid) in &batch.threads {
             let serving = self.serving.contains(tid) || self.serves(*pid, *tid);
             let known = self.threads.get(tid);
@@ -291,7 +292,8 @@ impl Session {
                 continue;
             }
             let name = proc::thread_name(*pid, *tid);
-            let housekeeping = !self.serving.contains(tid) && self.keeps_house(*pid, *tid);
+            let keeper = *keepers.entry(*pid).or_insert_with(|| self.housekeeper(*pid));
+            let housekeeping = !self.serving.contains(tid) && keeper == Some(*tid);
             let info = ThreadInfo { tid: *tid, pid: *pid, name, serving, housekeeping };
             self.threads.insert(*tid, info.clone());
             fresh.push(info);
@@ -302,13 +304,11 @@ impl Session {
 
     /// Go's runtime starts `sysmon`, which naps up to 10 ms between its rounds, before any other
     /// thread: it has the second lowest id (unless ids began anew in that moment).
-    fn keeps_house(&self, pid: i32, tid: i32) -> bool {
-        let runtime = self.found.as_ref().and_then(|f| f.runtime_of(pid));
-        runtime == Some("go") && {
-            let mut threads = proc::threads(pid);
-            threads.sort_unstable();
-            threads.get(1) == Some(&tid)
-        }
+    fn housekeeper(&self, pid: i32) -> Option<i32> {
+        self.found.as_ref()?.runtime_of(pid).filter(|runtime| *runtime == "go")?;
+        let mut threads = proc::threads(pid);
+        threads.sort_unstable();
+        threads.get(1).copied()
     }
 
     /// Without system calls: the main thread of a Node process that accepts our connections, all

@@ -2,7 +2,9 @@
 //! one never leave the process, so that no packet tells of them.
 
 use super::proc;
+use crate::sched::FdKind;
 use evidence::Coverage;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
 
@@ -29,14 +31,19 @@ pub(crate) struct Embeddings {
 }
 
 impl Embeddings {
-    /// Looks into the processes, as long as something new may appear; tells when it does.
-    pub(crate) fn look(&mut self, pids: impl Iterator<Item = i32>) -> Option<Coverage> {
+    /// Looks into the processes, whose descriptors are of these kinds, as long as something new may
+    /// appear; tells when it does.
+    pub(crate) fn look(
+        &mut self,
+        pids: &BTreeSet<i32>,
+        kinds: &HashMap<(i32, i32), FdKind>,
+    ) -> Option<Coverage> {
         if self.looks >= LOOKS {
             return None;
         }
         self.looks += 1;
         let mut news = false;
-        for one in pids.take(PROCESSES).flat_map(of) {
+        for one in pids.iter().take(PROCESSES).flat_map(|pid| of(*pid, kinds)) {
             match self.found.iter_mut().find(|f| f.database == one.database) {
                 Some(known) if known.file.is_none() && one.file.is_some() => *known = one,
                 Some(_) => continue,
@@ -94,9 +101,11 @@ const NAMES: [(&str, &str); 2] = [(".mv.db", "H2"), ("/data.mdb", "LMDB")];
 const FILES: usize = 256;
 
 /// Databases inside a process: open files first, since a loaded library may not be in use.
-fn of(pid: i32) -> Vec<Embedded> {
+fn of(pid: i32, kinds: &HashMap<(i32, i32), FdKind>) -> Vec<Embedded> {
     let mut found: Vec<Embedded> = Vec::new();
-    for (database, file) in open_files(pid) {
+    let files = kinds.iter().filter(|(at, kind)| at.0 == pid && **kind == FdKind::File);
+    let files: BTreeSet<i32> = files.map(|(at, _)| at.1).collect();
+    for (database, file) in files.into_iter().take(FILES).filter_map(|fd| open_file(pid, fd)) {
         if !found.iter().any(|e| e.database == database) {
             found.push(Embedded { database, file: Some(file) });
         }
@@ -110,15 +119,12 @@ fn of(pid: i32) -> Vec<Embedded> {
     found
 }
 
-/// Databases whose files are open, with their paths.
-fn open_files(pid: i32) -> Vec<(&'static str, String)> {
-    let descriptors = proc::descriptors(pid).unwrap_or_default();
-    let paths = descriptors.into_iter().filter(|(_, link)| link.starts_with('/'));
-    let paths = paths.filter(|(_, link)| !link.starts_with("/dev/") && !link.starts_with("/proc/"));
-    paths
-        .take(FILES)
-        .filter_map(|(fd, path)| Some((database_in(&format!("/proc/{pid}/fd/{fd}"), &path)?, path)))
-        .collect()
+/// The database that an open file belongs to, and the file's path.
+fn open_file(pid: i32, fd: i32) -> Option<(&'static str, String)> {
+    let descriptor = format!("/proc/{pid}/fd/{fd}");
+    let path = fs::read_link(&descriptor).ok()?.to_string_lossy().into_owned();
+    let database = if path.starts_with("/proc/") { None } else { database_in(&descriptor, &path) };
+    Some((database?, path))
 }
 
 /// The database a file belongs to, by its first bytes or its name. Only regular files are opened:
@@ -143,6 +149,7 @@ fn by_magic(first: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn files_tell_their_database() {
@@ -162,9 +169,10 @@ mod tests {
         fs::write(&path, b"SQLite format 3\0 and more").unwrap();
         let open = File::open(&path).unwrap();
         let pid = i32::try_from(std::process::id()).unwrap();
+        let kinds = HashMap::from([((pid, open.as_raw_fd()), FdKind::File)]);
         let mut all = Embeddings::default();
-        let told = all.look([pid].into_iter());
-        let again = all.look([pid].into_iter());
+        let told = all.look(&[pid].into(), &kinds);
+        let again = all.look(&[pid].into(), &kinds);
         fs::remove_file(&path).unwrap();
         drop(open);
         let name = path.to_string_lossy();

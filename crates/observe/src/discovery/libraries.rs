@@ -173,7 +173,7 @@ fn named_by_sources(pid: i32) -> Option<Vec<&'static str>> {
                 folders.push((folder.join(&name), depth + 1));
             } else if !is_folder && is_python_source(&name) && left > 0 {
                 left -= 1;
-                texts.extend(read_manifest(&entry.path()));
+                texts.extend(read_manifest(&entry.path()).map(|text| folded(&text)));
             }
         }
     }
@@ -191,10 +191,14 @@ fn is_python_source(name: &str) -> bool {
         || ["pyproject.toml", "Pipfile", "setup.cfg"].contains(&name)
 }
 
-/// Whether a text imports a package or asks for it: the name as a word that begins a line or
-/// follows `import`, `from`, a quote or a comma. Distributions write `-` for `_`.
-fn names(text: &str, package: &str) -> bool {
-    let folded = text.to_ascii_lowercase().replace('-', "_");
+/// Lower case, `_` for `-`: distributions write their names one way or the other.
+fn folded(text: &str) -> String {
+    text.to_ascii_lowercase().replace('-', "_")
+}
+
+/// Whether a folded text imports a package or asks for it: the name as a word that begins a line or
+/// follows `import`, `from`, a quote or a comma.
+fn names(folded: &str, package: &str) -> bool {
     let package = package.to_ascii_lowercase();
     folded.match_indices(&package).any(|(at, _)| {
         let before = folded[..at].trim_end_matches([' ', '\t']);
@@ -256,7 +260,7 @@ mod tests {
             ("# not a flask at all", "flask", false),
             ("import flasket", "flask", false),
         ] {
-            assert_eq!(names(text, package), is, "{text}: {package}");
+            assert_eq!(names(&folded(text), package), is, "{text}: {package}");
         }
     }
 

@@ -21,9 +21,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Ranges of threads in a program, at most.
 const RANGES: usize = 200;
-/// A thread that cannot be: a program for nobody at all would hold code that nothing reaches,
-/// which the kernel refuses.
-const NOBODY: &program::Ranges = &[(i32::MAX, i32::MAX)];
 /// Helpers that read the kernel are for programs under a licence compatible with its own; these
 /// few instructions are under the MIT licence and the GPL, at your choice.
 const LICENCE: &CStr = c"Dual MIT/GPL";
@@ -53,8 +50,8 @@ impl Programs {
         let kernel = btf::kernel()?;
         let programs =
             Programs { kernel, ring: Ring::open()?, lost: Lost::open()?, attached: Vec::new() };
-        load(&program::switch(kernel, programs.maps(), NOBODY))?;
-        load(&program::waking(kernel, programs.maps(), NOBODY))?;
+        load(&program::switch(kernel, programs.maps(), &[]))?;
+        load(&program::waking(kernel, programs.maps(), &[]))?;
         Ok(programs)
     }
 
@@ -67,10 +64,7 @@ impl Programs {
     /// # Errors
     /// The kernel's; what was watched before still is.
     pub(super) fn follow(&mut self, passed: &Passed) -> io::Result<()> {
-        let mut ranges = passed.ranges(RANGES);
-        if ranges.is_empty() {
-            ranges.extend_from_slice(NOBODY);
-        }
+        let ranges = passed.ranges(RANGES);
         let switch = program::switch(self.kernel, self.maps(), &ranges);
         let waking = program::waking(self.kernel, self.maps(), &ranges);
         self.attached = vec![

@@ -77,6 +77,9 @@ pub(super) struct Maps {
 
 /// Threads by ranges of ids, both ends included.
 pub(super) type Ranges = [(i32, i32)];
+/// A thread that cannot be. A program for no thread at all would hold code that nothing reaches,
+/// which the kernel refuses.
+const NOBODY: &Ranges = &[(i32::MAX, i32::MAX)];
 
 /// `sched_switch(preempted, prev, next, prev_state)`.
 pub(super) fn switch(kernel: Kernel, maps: Maps, passed: &Ranges) -> Vec<Instruction> {
@@ -158,6 +161,7 @@ impl Program {
 
     /// Goes on when one of the registers is in one of the ranges, else ends.
     fn pass(&mut self, registers: &[u8], ranges: &Ranges) {
+        let ranges = if ranges.is_empty() { NOBODY } else { ranges };
         let mut hits = Vec::new();
         for register in registers {
             for (from, to) in ranges {
