@@ -5,8 +5,8 @@ use crate::case::EMBEDDED;
 use crate::{Knowledge, demand, headline, ledger, timeline, waterfall};
 use evidence::{
     Arm, Band, Coverage, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding,
-    LatencyMs, LedgerRow, Line, Monitoring, Nanos, OtherKind, Protocol, Report, ReportRun,
-    ReportTarget, Resource, SCHEMA, Service, Undecided, WallEntry, WallLedger,
+    LatencyMs, LedgerRow, Line, Monitoring, Nanos, OtherKind, Report, ReportRun, ReportTarget,
+    Resource, SCHEMA, Service, Undecided, WallEntry, WallLedger,
 };
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub fn report(
 
 /// What could be observed. Calls to a database inside the process are, once spans tell of them.
 fn coverage(k: &Knowledge) -> Vec<Coverage> {
-    let told = k.calls.iter().any(|c| c.protocol == Protocol::Sqlite);
+    let told = k.tells_embedded_calls();
     let one = |c: &Coverage| match told && c.probe == EMBEDDED {
         true => Coverage::ok(EMBEDDED),
         false => c.clone(),
@@ -143,16 +143,16 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
         curve: curve(k, name),
         ledger: rows(&wall),
         tail_ledger: tail,
-        other_kind: other_kind(k, name, &arm, &other),
+        other_kind: other_kind(&other),
         demand: demand::ledger(k, name).into_iter().map(rounded).collect(),
         waterfalls: waterfall::typical_and_slow(&timeline::build(k, name, &arm), &wall),
     }
 }
 
-fn other_kind(k: &Knowledge, name: &str, arm: &Arm, wall: &WallLedger) -> Option<OtherKind> {
+fn other_kind(wall: &WallLedger) -> Option<OtherKind> {
     (wall.requests > 0).then(|| OtherKind {
         requests: u64::from(wall.requests),
-        of: ledger::selection(k, name, arm).0.len() as u64,
+        of: u64::from(wall.of),
         mean_ms: round3(wall.latency_ns / 1e6),
         ledger: rows(wall),
     })

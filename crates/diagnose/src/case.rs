@@ -285,9 +285,8 @@ impl<'a> Case<'a> {
     /// `None` without one, or when spans tell of its calls.
     pub fn embedded_database(&self) -> Option<&'a str> {
         let k = self.knowledge;
-        let told = k.calls.iter().any(|c| c.protocol == Protocol::Sqlite);
         let embedded = |c: &&Coverage| c.probe == EMBEDDED && c.state == Unavailable;
-        let found = k.coverage.iter().find(embedded).filter(|_| !told)?;
+        let found = k.coverage.iter().find(embedded).filter(|_| !k.tells_embedded_calls())?;
         found.reason.split(": ").next()
     }
 

@@ -30,7 +30,7 @@ pub fn of(k: &Knowledge, endpoint: &str) -> String {
         return failed(k, endpoint, &arm);
     }
     let whole = duration(wall.latency_ns);
-    let kinds = kinds(k, endpoint, &arm, &wall, &other);
+    let kinds = kinds(&wall, &other);
     let mut parts = vec![];
     let mut named = vec![];
     if let Some((line, part)) = chain(k, endpoint, &arm, &wall) {
@@ -54,18 +54,11 @@ pub fn of(k: &Knowledge, endpoint: &str) -> String {
 }
 
 /// That there is another kind of requests, and what they have more or less of.
-fn kinds(
-    k: &Knowledge,
-    endpoint: &str,
-    arm: &Arm,
-    wall: &WallLedger,
-    other: &WallLedger,
-) -> String {
+fn kinds(wall: &WallLedger, other: &WallLedger) -> String {
     if other.requests == 0 {
         return String::new();
     }
-    let of = ledger::selection(k, endpoint, arm).0.len();
-    let most = of - other.requests as usize;
+    let (of, most) = (other.of, other.of - other.requests);
     let apart = |line: &Line| other.line_ns(*line) - wall.line_ns(*line);
     let slower = other.latency_ns > wall.latency_ns;
     let sign = if slower { 1.0 } else { -1.0 };

@@ -4,8 +4,8 @@
 use crate::spans;
 use evidence::{
     Arm, Call, Coverage, Evidence, EvidenceBody, EvidenceId, Exchange, Nanos, ProcessCounters,
-    ProcessRole, RunInfo, ServerEdge, Span, StackProfile, Target, ThreadInfo, ThreadInterval,
-    ThreadState, Window,
+    ProcessRole, Protocol, RunInfo, ServerEdge, Span, StackProfile, Target, ThreadInfo,
+    ThreadInterval, ThreadState, Window,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -166,6 +166,11 @@ impl Knowledge {
     ) -> impl Iterator<Item = &'a Exchange> {
         self.attempts_of(endpoint, arm)
             .filter(|e| e.failure.is_none() && !self.lossy_windows.contains(&e.window))
+    }
+
+    /// Whether spans tell of calls to a database inside the process.
+    pub fn tells_embedded_calls(&self) -> bool {
+        self.calls.iter().any(|c| c.protocol == Protocol::Sqlite)
     }
 
     /// The successful cold exchanges that opened their connection: the first ones and those after

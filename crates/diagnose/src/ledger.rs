@@ -125,8 +125,10 @@ fn average(accounts: &Accounts, band: Band) -> WallLedger {
     entries.sort_by(|a, b| {
         b.ns.total_cmp(&a.ns).then_with(|| (a.line, &a.detail).cmp(&(b.line, &b.detail)))
     });
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     WallLedger {
-        requests: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
+        requests: number(chosen.len()),
+        of: number(accounts.list.len()),
         latency_ns: chosen.iter().map(|a| a.latency).sum::<f64>() / chosen.len() as f64,
         entries,
     }

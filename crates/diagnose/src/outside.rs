@@ -437,11 +437,11 @@ fn elasticity(case: &Case) -> Option<f64> {
 /// Median latency of first requests against warm ones.
 fn cold(case: &Case) -> Option<f64> {
     let k = case.knowledge;
-    let median = |all: &mut dyn Iterator<Item = &Exchange>| {
-        stats::median(&all.map(|e| e.latency().as_ms()).collect::<Vec<_>>())
+    let median = |all: Vec<&Exchange>| {
+        stats::median(&all.iter().map(|e| e.latency().as_ms()).collect::<Vec<_>>())
     };
-    let first = median(&mut k.first_exchanges_of(case.endpoint).into_iter());
-    let warm = median(&mut k.exchanges_of(case.endpoint, &Arm::Warm));
+    let first = median(k.first_exchanges_of(case.endpoint));
+    let warm = median(k.exchanges_of(case.endpoint, &Arm::Warm).collect());
     Some(first? / warm.filter(|w| *w > 0.0)?)
 }
 

@@ -105,6 +105,9 @@ pub struct WallEntry {
 pub struct WallLedger {
     /// Requests averaged.
     pub requests: u32,
+    /// Requests they were chosen from by their latency.
+    #[serde(default)]
+    pub of: u32,
     /// Mean latency in nanoseconds; the entries sum to it.
     pub latency_ns: f64,
     /// Entries, largest first.

@@ -63,7 +63,7 @@ pub struct ThreadInterval {
 }
 
 /// A thread of the service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThreadInfo {
     /// Thread id.
     pub tid: i32,

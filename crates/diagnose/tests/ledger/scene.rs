@@ -40,7 +40,7 @@ impl Scene {
             pid: MAIN,
             name: name.into(),
             serving,
-            housekeeping: false,
+            ..ThreadInfo::default()
         };
         let threads = vec![thread(MAIN, "node", true), thread(WORKER, "libuv-worker", false)];
         Scene { threads, ..Scene::default() }

@@ -227,7 +227,7 @@ impl Machine {
                 pid: MAIN,
                 name: "worker".into(),
                 serving: true,
-                housekeeping: false,
+                ..ThreadInfo::default()
             };
             self.scene.threads.push(thread);
         }

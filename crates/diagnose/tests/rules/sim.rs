@@ -464,7 +464,7 @@ impl Sim {
             pid: MAIN,
             name: name.into(),
             serving,
-            housekeeping: false,
+            ..ThreadInfo::default()
         };
         let mut bodies = vec![
             EvidenceBody::Target(Box::new(target)),
