@@ -15,7 +15,7 @@ mod write;
 pub use error::StoreError;
 pub use folder::{RunFolder, write_report};
 pub use id::{rfc3339, run_id};
-pub use list::{RunSummary, list, resolve};
+pub use list::{RunSummary, latest, list, resolve};
 pub use read::open;
 
 /// The run's own file.

@@ -76,6 +76,11 @@ pub fn list(root: &Path) -> Result<(Vec<RunSummary>, Vec<String>), StoreError> {
     Ok((runs, problems))
 }
 
+/// The last of these runs, newest first, that has something to tell; the last one when none has.
+pub fn latest(runs: &[RunSummary]) -> Option<&RunSummary> {
+    runs.iter().find(|r| r.tells).or(runs.first())
+}
+
 /// The folder of the run a person names: `latest` (the last that has something to tell), an id, the
 /// beginning or the short end of one (if only one run fits), or a path.
 ///
@@ -93,8 +98,7 @@ pub fn resolve(root: &Path, wanted: &str) -> Result<PathBuf, StoreError> {
     }
     let (runs, _) = list(root)?;
     if wanted == "latest" {
-        let latest = runs.iter().find(|r| r.tells).or(runs.first());
-        return latest.map(|r| r.path.clone()).ok_or_else(unknown);
+        return latest(&runs).map(|r| r.path.clone()).ok_or_else(unknown);
     }
     if let Some(run) = runs.iter().find(|r| r.id == wanted) {
         return Ok(run.path.clone());

@@ -44,11 +44,11 @@ pub(super) struct InvestigateArgs {
           allow_hyphen_values = true)]
     budget: Duration,
     /// Longest time for one request
-    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::time,
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = formats::duration::parse,
           allow_hyphen_values = true)]
     timeout: Duration,
     /// How long a launched command may take until it accepts connections
-    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::time,
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = formats::duration::parse,
           allow_hyphen_values = true)]
     ready_within: Duration,
     /// Process of the service, when it cannot be found by its port
@@ -83,7 +83,7 @@ pub(super) struct InvestigateArgs {
     #[arg(long, value_name = "REF", default_value = "env:PERFWRIGHT_TOKEN")]
     observer_token: String,
     /// What is needed: p95<500ms (p50, p99, mean), errors<1%, rate>200/s; exit code 1 when missed
-    #[arg(long, value_name = "OBJECTIVE", value_parser = values::objective)]
+    #[arg(long, value_name = "OBJECTIVE", value_parser = formats::objective::parse)]
     objective: Vec<Objective>,
     /// Exit with 1 when a finding is at least this severe
     #[arg(long, value_enum)]

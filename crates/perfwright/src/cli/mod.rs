@@ -191,10 +191,7 @@ fn one_argument(error: &clap::Error, words: &[String]) -> Option<(String, &'stat
     };
     let before = words.iter().take_while(|w| *w != "--");
     if before.clone().any(|w| w == "curl" || w.ends_with("/curl")) {
-        return Some((
-            "the words of a curl command came one by one".into(),
-            "put the whole command in quotes: perfwright investigate 'curl http://… -H …'",
-        ));
+        return Some(("the words of a curl command came one by one".into(), workload::QUOTE_CURL));
     }
     let url = |word: &str| word.contains("://") || word.starts_with('/');
     let urls = before.filter(|w| url(w)).count();

@@ -64,19 +64,20 @@ pub(super) fn save(folder: &std::path::Path, report: &Report) -> Result<()> {
 
 /// The folder of the run a person names; says when `latest` is not the last one started.
 fn folder(run: &str, global: &Global, printer: Printer) -> Result<PathBuf> {
-    let found = store::resolve(&root(global), run)?;
+    let root = root(global);
     if run == "latest" {
-        let (all, _) = store::list(&root(global))?;
-        let skipped = all.iter().take_while(|r| r.path != found).count();
-        if let (Some(first), true) = (all.first(), skipped > 0) {
-            let id = found.file_name().unwrap_or_default().to_string_lossy();
-            printer.talk(&format!(
-                "run {id}; later ones were never answered (the last: {})",
-                first.id
-            ));
+        let (all, _) = store::list(&root)?;
+        if let (Some(found), Some(first)) = (store::latest(&all), all.first()) {
+            if found.id != first.id {
+                printer.talk(&format!(
+                    "run {}; later ones were never answered (the last: {})",
+                    found.id, first.id
+                ));
+            }
+            return Ok(found.path.clone());
         }
     }
-    Ok(found)
+    Ok(store::resolve(&root, run)?)
 }
 
 /// Shows the stored report; a run that was killed before it wrote one is replayed.

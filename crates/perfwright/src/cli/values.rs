@@ -7,11 +7,6 @@ const SHORTEST_BUDGET: Duration = Duration::from_secs(1);
 /// Highest rate that can be agreed to.
 const HIGHEST_RATE: f64 = 1e6;
 
-/// A time: `500ms`, `60s`, `2m`, `1h`; a plain number is seconds.
-pub(super) fn time(text: &str) -> Result<Duration, formats::duration::DurationError> {
-    formats::duration::parse(text)
-}
-
 /// A time in which something can be measured.
 pub(super) fn budget(text: &str) -> Result<Duration, String> {
     match formats::duration::parse(text) {
@@ -27,13 +22,6 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     let rate = text.trim_end_matches("/s").parse::<f64>().ok();
     rate.filter(|r| *r > 0.0 && *r <= HIGHEST_RATE)
         .ok_or_else(|| "write requests per second, a number above 0 up to a million: 50".into())
-}
-
-/// An objective, checked and kept as written.
-pub(super) fn objective(
-    text: &str,
-) -> Result<formats::objective::Objective, formats::objective::ObjectiveError> {
-    formats::objective::parse(text)
 }
 
 /// `HOST:PORT` of something to connect to.
@@ -71,8 +59,8 @@ mod tests {
             let fits = if wrong.is_empty() { found.is_empty() } else { found.contains(wrong) };
             assert!(fits, "{text}: {found}");
         }
-        check(time, "500ms", "");
-        check(time, "0s", "no time at all");
+        check(formats::duration::parse, "500ms", "");
+        check(formats::duration::parse, "0s", "no time at all");
         check(budget, "60", "");
         check(budget, "999ms", "less than a second");
         check(budget, "-5s", "a number and a unit");

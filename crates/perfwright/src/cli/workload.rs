@@ -24,6 +24,10 @@ pub(super) fn usage(message: impl Into<String>, hint: impl Into<String>) -> anyh
     UsageError { message: message.into(), hint: hint.into() }.into()
 }
 
+/// The next step when a curl command came as several words.
+pub(super) const QUOTE_CURL: &str =
+    "put the whole command in quotes: perfwright investigate 'curl http://… -H …'";
+
 /// What to send, as given.
 pub(super) struct Given<'a> {
     pub(super) target: Option<&'a str>,
@@ -114,10 +118,7 @@ pub(super) fn endpoint_of_url(url: &str) -> Result<Endpoint> {
         return Err(usage("the URL is empty", "give one such as http://127.0.0.1:3000/orders"));
     }
     if url.split_whitespace().next() == Some("curl") {
-        return Err(usage(
-            "a curl command was expected to be one argument",
-            "put the whole command in quotes: perfwright investigate 'curl http://… -H …'",
-        ));
+        return Err(usage("a curl command was expected to be one argument", QUOTE_CURL));
     }
     if !url.contains("://") {
         let with_scheme = format!("http://{url}");
