@@ -23,6 +23,17 @@ pub(crate) fn online_cpus() -> Vec<i32> {
     if cpus.is_empty() { vec![0] } else { cpus }
 }
 
+/// How many numbers CPUs may have, also those that are not there yet: the highest and one.
+///
+/// # Errors
+/// The system does not tell.
+pub(crate) fn possible_cpus() -> io::Result<usize> {
+    let path = "/sys/devices/system/cpu/possible";
+    let last = parse_list(std::fs::read_to_string(path)?.trim()).into_iter().max();
+    let last = last.and_then(|cpu| usize::try_from(cpu).ok());
+    last.map(|cpu| cpu + 1).ok_or_else(|| io::Error::other(format!("{path} names none")))
+}
+
 fn parse_list(text: &str) -> Vec<i32> {
     let mut cpus = Vec::new();
     for part in text.split(',') {

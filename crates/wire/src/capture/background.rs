@@ -14,7 +14,7 @@ const BURST_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Background {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Capture, CaptureError>>>,
+    thread: Option<JoinHandle<Capture>>,
 }
 
 impl Capture {
@@ -34,10 +34,13 @@ impl Capture {
         let work = move || {
             loop {
                 let last = asked.load(Ordering::Acquire);
-                let before = capture.statistics().bytes;
-                capture.drain(&mut each)?;
                 if last {
-                    return Ok(capture);
+                    std::thread::sleep(capture.longest_wait());
+                }
+                let before = capture.statistics().bytes;
+                capture.drain(&mut each);
+                if last {
+                    return capture;
                 }
                 // In a burst the buffer fills faster than any interval.
                 if capture.statistics().bytes - before < BURST_BYTES {
@@ -57,15 +60,15 @@ impl Background {
     /// Drains once more and gives the capture back.
     ///
     /// # Errors
-    /// The error that ended the thread.
+    /// The thread panicked.
     pub fn stop(mut self) -> Result<Capture, CaptureError> {
-        self.join().unwrap_or(Err(CaptureError::System {
+        self.join().ok_or_else(|| CaptureError::System {
             what: "draining in the background",
             source: std::io::Error::other("the thread panicked"),
-        }))
+        })
     }
 
-    fn join(&mut self) -> Option<Result<Capture, CaptureError>> {
+    fn join(&mut self) -> Option<Capture> {
         self.stop.store(true, Ordering::Release);
         let thread = self.thread.take()?;
         thread.thread().unpark();

@@ -12,7 +12,9 @@ mod linux;
 #[cfg(not(target_os = "linux"))]
 mod other;
 #[cfg(target_os = "linux")]
-mod timestamps;
+mod ring;
+#[cfg(target_os = "linux")]
+mod socket;
 
 #[cfg(target_os = "linux")]
 pub use background::Background;
@@ -23,8 +25,8 @@ pub use other::{Background, Capture};
 
 use evidence::Nanos;
 
-/// Bytes the kernel holds between two drains, per socket. A 3 s request rarely moves more; a window
-/// that may needs [`Capture::drain_in_background`].
+/// Bytes held between two drains on loopback, and half of it on all other interfaces. A 3 s request
+/// rarely moves more; a window that may needs [`Capture::drain_in_background`].
 pub const BUFFER_BYTES: usize = 64 << 20;
 
 /// Which interfaces to capture on.
@@ -45,7 +47,8 @@ pub struct Config {
     /// TCP from or to these ports, and every SYN (so that a peer's first connection shows). `None`
     /// captures all TCP.
     pub ports: Option<Vec<u16>>,
-    /// Kernel buffer, bytes.
+    /// Bytes shared with the kernel for packets of loopback or of each interface named; the others
+    /// share half as much.
     pub buffer_bytes: usize,
 }
 
@@ -58,8 +61,6 @@ pub struct Statistics {
     pub bytes: u64,
     /// Packets the kernel dropped for want of buffer: evidence of this time is incomplete.
     pub dropped: u64,
-    /// Packets without a kernel timestamp, left out.
-    pub without_time: u64,
     /// Times the wall clock was stepped by more than 1 µs between two drains: timestamps of the
     /// window before are off by the step.
     pub clock_steps: u64,
@@ -89,12 +90,6 @@ pub enum CaptureError {
         /// Its name.
         name: String,
     },
-    /// The kernel does not stamp packets when they arrive.
-    #[error(
-        "the kernel does not timestamp packets on arrival, so calls could not be timed\n\
-         hint: put the proxy in front of the peers instead"
-    )]
-    NoTimestamps,
     /// A system call failed.
     #[error("packet capture failed: {what}: {source}")]
     System {

@@ -25,7 +25,12 @@ impl Capture {
     }
 
     /// Never called: no value exists.
-    pub fn drain(&mut self, _each: impl FnMut(&Segment<'_>)) -> Result<(), CaptureError> {
+    pub fn drain(&mut self, _each: impl FnMut(&Segment<'_>)) {
+        match *self {}
+    }
+
+    /// Never called: no value exists.
+    pub fn longest_wait(&self) -> Duration {
         match *self {}
     }
 

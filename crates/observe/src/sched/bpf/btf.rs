@@ -22,19 +22,25 @@ const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
 const KIND_DECL_TAG: u32 = 17;
 const KIND_ENUM64: u32 = 19;
+/// Parameters of `sched_waking`'s probe: context, and the thread woken.
+const WAKING_PARAMETERS: u16 = 2;
 /// Parameters of `sched_switch`'s probe since Linux 5.18: context, preempted, both threads, and
 /// the state of the one that leaves.
 const SWITCH_PARAMETERS: u16 = 5;
 
-/// What is known of this kernel. Offsets are in bytes.
+/// What is known of this kernel. Offsets are in bytes; those an instruction holds have 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kernel {
+    /// Number of the type of `sched_switch`'s probe.
+    pub switch: u32,
+    /// The same of `sched_waking`.
+    pub waking: u32,
     /// Of a thread's id in `task_struct`.
-    pub tid: i32,
+    pub tid: i16,
     /// In `task_struct`, of the pointer to the thread's run queue in its group.
-    pub group_queue: i32,
+    pub group_queue: i16,
     /// In that queue, of the pointer to its CPU's run queue.
-    pub cpu_queue: i32,
+    pub cpu_queue: i16,
     /// From a CPU's run queue to its preemption count, which tells whether an interrupt is being
     /// served. Both are per CPU, at a fixed distance. Its name cannot be asked for: only kernels
     /// with `CONFIG_KALLSYMS_ALL` know those of data.
@@ -80,11 +86,7 @@ struct Types<'a> {
 
 fn parse(bytes: &[u8]) -> Option<Kernel> {
     let types = Types::read(bytes)?;
-    let probe = types.named(KIND_TYPEDEF, "btf_trace_sched_switch")?;
-    let probe = types.get(types.get(probe.refers)?.refers)?;
-    if probe.kind != KIND_FUNC_PROTO || probe.count != SWITCH_PARAMETERS {
-        return None;
-    }
+    let short = |offset: i32| i16::try_from(offset).ok();
     let task = types.named(KIND_STRUCT, "task_struct")?;
     let entity = types.named(KIND_STRUCT, "sched_entity")?;
     let queue = types.named(KIND_STRUCT, "cfs_rq")?;
@@ -94,9 +96,13 @@ fn parse(bytes: &[u8]) -> Option<Kernel> {
         types.per_cpu("pcpu_hot")?.checked_add(types.member(hot, "preempt_count")?)
     })?;
     Some(Kernel {
-        tid: types.member(task, "pid")?,
-        group_queue: types.member(task, "se")?.checked_add(types.member(entity, "cfs_rq")?)?,
-        cpu_queue: types.member(queue, "rq")?,
+        switch: types.probe("btf_trace_sched_switch", SWITCH_PARAMETERS)?,
+        waking: types.probe("btf_trace_sched_waking", WAKING_PARAMETERS)?,
+        tid: short(types.member(task, "pid")?)?,
+        group_queue: short(
+            types.member(task, "se")?.checked_add(types.member(entity, "cfs_rq")?)?,
+        )?,
+        cpu_queue: short(types.member(queue, "rq")?)?,
         preempt_count: count.checked_sub(types.per_cpu("runqueues")?)?,
     })
 }
@@ -139,7 +145,20 @@ impl Types<'_> {
     }
 
     fn named(&self, kind: u32, name: &str) -> Option<Type> {
-        self.all.iter().find(|t| t.kind == kind && self.is(t.name, name)).copied()
+        self.get(self.number(kind, name)?)
+    }
+
+    fn number(&self, kind: u32, name: &str) -> Option<u32> {
+        let at = self.all.iter().position(|t| t.kind == kind && self.is(t.name, name));
+        at.and_then(|at| u32::try_from(at).ok())
+    }
+
+    /// Number of the type of a tracepoint's probe, if that takes so many parameters.
+    fn probe(&self, name: &str, parameters: u16) -> Option<u32> {
+        let number = self.number(KIND_TYPEDEF, name)?;
+        let function = self.get(self.get(self.get(number)?.refers)?.refers)?;
+        let fits = function.kind == KIND_FUNC_PROTO && function.count == parameters;
+        fits.then_some(number)
     }
 
     /// The three words of each member of a structure, or variable of a section.
@@ -258,13 +277,23 @@ mod tests {
         s.words.extend([0, KIND_FUNC_PROTO << 24 | parameters, 1]); // 10
         s.words.extend((0..2 * parameters).map(|_| 0));
         s.words.extend([0, 2 << 24, 10]);
-        s.plain(KIND_TYPEDEF, "btf_trace_sched_switch", 11, &[]);
+        s.plain(KIND_TYPEDEF, "btf_trace_sched_switch", 11, &[]); // 12
+        s.words.extend([0, KIND_FUNC_PROTO << 24 | 2, 1, 0, 0, 0, 0]); // 13
+        s.words.extend([0, 2 << 24, 13]);
+        s.plain(KIND_TYPEDEF, "btf_trace_sched_waking", 14, &[]); // 15
         s.bytes()
     }
 
     #[test]
     fn what_is_needed_is_found() {
-        let want = Kernel { tid: 12, group_queue: 24, cpu_queue: 40, preempt_count: -2500 };
+        let want = Kernel {
+            switch: 12,
+            waking: 15,
+            tid: 12,
+            group_queue: 24,
+            cpu_queue: 40,
+            preempt_count: -2500,
+        };
         assert_eq!(parse(&sample(5, false)), Some(want));
         let hot = Kernel { preempt_count: 500 + 16 - 3000, ..want };
         assert_eq!(parse(&sample(5, true)), Some(hot), "6.2 to 6.14");

@@ -13,8 +13,8 @@ use super::open::Passed;
 use super::record::{Event, Stamped};
 use btf::Kernel;
 use evidence::Nanos;
-use program::{Instruction, Maps, RECORD, SWITCH, WAKE};
-use ring::{Lost, Ring};
+use program::{Instruction, Output, RECORD, Ranges, SWITCH, WAKE};
+use ring::Rings;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -31,32 +31,29 @@ const VERIFIER_LOG: usize = 64 << 10;
 const COMMAND_MAP_CREATE: libc::c_int = 0;
 const COMMAND_PROG_LOAD: libc::c_int = 5;
 const COMMAND_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
-const PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+const PROG_TYPE_TRACING: u32 = 26;
+/// `BPF_TRACE_RAW_TP`: at a tracepoint, whose arguments the kernel knows the types of, so that the
+/// program reads what they point to without a helper's help.
+const ATTACH_TYPE_TRACEPOINT: u32 = 23;
 
 /// Both programs and what they write to; gone when dropped.
 pub(super) struct Programs {
     kernel: Kernel,
-    ring: Ring,
-    lost: Lost,
+    rings: Rings,
     attached: Vec<OwnedFd>,
 }
 
 impl Programs {
-    /// Makes the maps, and has the kernel check a program.
+    /// Makes the rings, and has the kernel check both programs.
     ///
     /// # Errors
     /// The kernel has no BPF, does not tell enough of itself, or does not let us.
     pub(super) fn open() -> io::Result<Programs> {
         let kernel = btf::kernel()?;
-        let programs =
-            Programs { kernel, ring: Ring::open()?, lost: Lost::open()?, attached: Vec::new() };
-        load(&program::switch(kernel, programs.maps(), &[]))?;
-        load(&program::waking(kernel, programs.maps(), &[]))?;
+        let rings = Rings::open(super::open::possible_cpus()?)?;
+        let programs = Programs { kernel, rings, attached: Vec::new() };
+        programs.load(&[])?;
         Ok(programs)
-    }
-
-    fn maps(&self) -> Maps {
-        Maps { ring: self.ring.fd().as_raw_fd(), lost: self.lost.fd().as_raw_fd() }
     }
 
     /// Watches these threads from now on. For a moment old and new programs run side by side.
@@ -64,35 +61,33 @@ impl Programs {
     /// # Errors
     /// The kernel's; what was watched before still is.
     pub(super) fn follow(&mut self, passed: &Passed) -> io::Result<()> {
-        let ranges = passed.ranges(RANGES);
-        let switch = program::switch(self.kernel, self.maps(), &ranges);
-        let waking = program::waking(self.kernel, self.maps(), &ranges);
-        self.attached = vec![
-            attach(c"sched_switch", &load(&switch)?)?,
-            attach(c"sched_waking", &load(&waking)?)?,
-        ];
+        let [switch, waking] = self.load(&passed.ranges(RANGES))?;
+        self.attached = vec![attach(&switch)?, attach(&waking)?];
         Ok(())
     }
 
-    /// Hands out every event since the last time, nearly in order. Returns how many were lost.
+    fn load(&self, passed: &Ranges) -> io::Result<[OwnedFd; 2]> {
+        let Programs { kernel, rings, .. } = self;
+        let output = Output { map: rings.fd().as_raw_fd(), layout: rings.layout() };
+        let switch = program::switch(*kernel, output, passed);
+        let waking = program::waking(*kernel, output, passed);
+        Ok([load(&switch, kernel.switch)?, load(&waking, kernel.waking)?])
+    }
+
+    /// Hands out every event since the last time, CPU by CPU. Returns how many were lost.
     pub(super) fn drain(&mut self, mut each: impl FnMut(Stamped)) -> u64 {
-        self.ring.drain(|record| events(record, &mut each));
-        self.lost.take()
+        self.rings.drain(|record| events(record, &mut each))
     }
 }
 
 /// What a record says.
-fn events(record: &[u8], each: &mut impl FnMut(Stamped)) {
-    let Some(record) = record.get(..RECORD) else { return };
-    let word = |at: usize| {
-        let bytes = record.get(at..at + 4).and_then(|b| b.try_into().ok());
-        u32::from_ne_bytes(bytes.unwrap_or_default())
-    };
-    let at = record.get(..8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
-    let at = Nanos(at.unwrap_or_default());
-    let (first, second, state) = (word(8) as i32, word(12) as i32, word(16));
+fn events(record: &[u8; RECORD], each: &mut impl FnMut(Stamped)) {
+    let (time, words) = record.split_at(8);
+    let at = Nanos(time.try_into().map_or(0, u64::from_ne_bytes));
+    let word = |n: usize| words.as_chunks().0.get(n).map_or(0, |w| u32::from_ne_bytes(*w));
+    let (first, second, state) = (word(0) as i32, word(1) as i32, word(2));
     let mut tell = |tid, event| each(Stamped { at, tid, event });
-    match word(20) {
+    match word(3) {
         SWITCH => {
             if state & UNINTERRUPTIBLE != 0 {
                 tell(first, Event::Deep);
@@ -118,6 +113,16 @@ struct ProgramLoad {
     kernel_version: u32,
     flags: u32,
     name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+    types: u32,
+    function_size: u32,
+    functions: u64,
+    function_count: u32,
+    line_size: u32,
+    lines: u64,
+    line_count: u32,
+    attach_to: u32,
 }
 
 #[repr(C)]
@@ -137,15 +142,16 @@ struct MapCreate {
     inner: u32,
 }
 
-/// Loads a program; what the kernel's verifier objects to becomes part of the error.
-fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let refused = match load_with(program, &mut []) {
+/// Loads a program for the tracepoint whose probe has this type; what the kernel's verifier objects
+/// to becomes part of the error.
+fn load(program: &[Instruction], probe: u32) -> io::Result<OwnedFd> {
+    let refused = match load_with(program, probe, &mut []) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES | libc::ENOENT)) => e,
         other => return other,
     };
     let mut log = vec![0u8; VERIFIER_LOG];
     // The first error counts, not that of the second try.
-    drop(load_with(program, &mut log));
+    drop(load_with(program, probe, &mut log));
     let log =
         CStr::from_bytes_until_nul(&log).map_or(String::new(), |l| l.to_string_lossy().into());
     match log.lines().rfind(|l| !l.trim().is_empty() && !l.starts_with("processed ")) {
@@ -155,12 +161,12 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
 }
 
 /// Loads a program; with a `log` that is not empty the kernel writes into it what it checks.
-fn load_with(program: &[Instruction], log: &mut [u8]) -> io::Result<OwnedFd> {
+fn load_with(program: &[Instruction], probe: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
     let logs = !log.is_empty();
     command(
         COMMAND_PROG_LOAD,
         &ProgramLoad {
-            kind: PROG_TYPE_RAW_TRACEPOINT,
+            kind: PROG_TYPE_TRACING,
             count: program.len() as u32,
             instructions: program.as_ptr() as u64,
             licence: LICENCE.as_ptr() as u64,
@@ -170,19 +176,24 @@ fn load_with(program: &[Instruction], log: &mut [u8]) -> io::Result<OwnedFd> {
             kernel_version: 0,
             flags: 0,
             name: *b"perfwright\0\0\0\0\0\0",
+            interface: 0,
+            attach_type: ATTACH_TYPE_TRACEPOINT,
+            types: 0,
+            function_size: 0,
+            functions: 0,
+            function_count: 0,
+            line_size: 0,
+            lines: 0,
+            line_count: 0,
+            attach_to: probe,
         },
     )
 }
 
-fn attach(tracepoint: &CStr, program: &OwnedFd) -> io::Result<OwnedFd> {
-    command(
-        COMMAND_RAW_TRACEPOINT_OPEN,
-        &RawTracepointOpen {
-            name: tracepoint.as_ptr() as u64,
-            program: program.as_raw_fd() as u32,
-            padding: 0,
-        },
-    )
+/// Attaches a program to the tracepoint it was loaded for.
+fn attach(program: &OwnedFd) -> io::Result<OwnedFd> {
+    let program = program.as_raw_fd() as u32;
+    command(COMMAND_RAW_TRACEPOINT_OPEN, &RawTracepointOpen { name: 0, program, padding: 0 })
 }
 
 fn map(kind: u32, key_size: u32, value_size: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
@@ -210,6 +221,7 @@ mod tests {
 
     fn check(words: [u32; 6], want: &[(i32, Event)]) {
         let record: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let record = record.try_into().unwrap();
         let mut seen = Vec::new();
         events(&record, &mut |e| seen.push(e));
         let stamped =
@@ -226,7 +238,6 @@ mod tests {
         check([9, 0, 5, 6, 0x102, SWITCH], &deep);
         check([9, 0, 5, 6, 0, WAKE], &[(5, Event::Wake { by: 6 })]);
         check([9, 0, 5, 6, 0, 77], &[]);
-        events(b"short", &mut |e| panic!("{e:?}"));
     }
 
     /// In this kernel, on a thread that sleeps and is woken by its timer while every CPU computes,

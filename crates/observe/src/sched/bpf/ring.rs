@@ -1,97 +1,130 @@
-//! What the programs write to: a ring of records (`BPF_MAP_TYPE_RINGBUF`) and a count of those that
-//! found no room.
+//! What the programs write to: for each CPU a ring of records, written by that CPU alone, so that
+//! no lock and no cache line goes from one to the other.
+//!
+//! All of them are one value of an array map that both sides map (`BPF_F_MMAPABLE`). A CPU's part
+//! is a [`HEADER`] and then [`Layout::slots`] records. The program writes a record into the slot
+//! after the last one, then counts it in the header; we read up to that count, then say how far we
+//! have come. A record that finds no free slot is counted instead.
 
+use super::program::RECORD;
 use crate::sched::mapping::{Mapping, page};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 const MAP_TYPE_ARRAY: u32 = 2;
-const MAP_TYPE_RINGBUF: u32 = 27;
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: u32 = 1 << 10;
-/// Holds a quarter of a million records.
+
+/// Bytes before a CPU's records: two cache lines, one for each side that writes.
+pub(super) const HEADER: usize = 128;
+/// Where the program counts the records it wrote.
+pub(super) const WRITTEN: i16 = 0;
+/// Where it counts those that found no slot.
+pub(super) const LOST: i16 = 8;
+/// Where we count the records we have read.
+pub(super) const READ: i16 = 64;
+
+/// Bytes of all records together, where there are few CPUs.
 const BYTES: usize = 8 << 20;
-/// A record's header: length with two flags, and a number of the kernel's own.
-const HEADER: usize = 8;
-const BUSY: u32 = 1 << 31;
-const DISCARDED: u32 = 1 << 30;
+/// Records a CPU has room for, at least: some switch a hundred thousand times a second.
+const SLOTS_AT_LEAST: usize = 8192;
+/// The same, at most.
+const SLOTS_AT_MOST: usize = 65_536;
 
-/// The ring; the kernel maps its data twice in a row, so that no record is split.
-pub(super) struct Ring {
-    fd: OwnedFd,
-    /// One page: how far we have read.
-    consumer: Mapping,
-    /// One page: how far the kernel has written; then the data.
-    producer: Mapping,
-    page: usize,
+/// How the map's value is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// Parts, a power of two that covers every number a CPU may have.
+    pub cpus: usize,
+    /// Records in each, a power of two.
+    pub slots: usize,
 }
 
-impl Ring {
-    /// # Errors
-    /// The kernel's: no such map (before Linux 5.8), or no right.
-    pub(super) fn open() -> io::Result<Ring> {
-        let page = page();
-        let fd = super::map(MAP_TYPE_RINGBUF, 0, 0, BYTES as u32, 0)?;
-        let consumer = Mapping::new(&fd, 0, page, true)?;
-        let producer = Mapping::new(&fd, page, page + 2 * BYTES, false)?;
-        Ok(Ring { fd, consumer, producer, page })
+impl Layout {
+    fn new(cpus: usize) -> Layout {
+        let cpus = cpus.max(1).next_power_of_two();
+        let room = (BYTES / RECORD / cpus + 1).next_power_of_two() / 2;
+        Layout { cpus, slots: room.clamp(SLOTS_AT_LEAST, SLOTS_AT_MOST) }
     }
 
-    pub(super) fn fd(&self) -> &OwnedFd {
-        &self.fd
+    /// Bytes from one CPU's part to the next.
+    pub(super) fn stride(self) -> usize {
+        (HEADER + self.slots * RECORD).next_multiple_of(HEADER)
     }
 
-    /// Hands out every complete record and frees its space.
-    pub(super) fn drain(&mut self, mut each: impl FnMut(&[u8])) {
-        let mut at = self.consumer.word(0).load(Ordering::Relaxed);
-        let until = self.producer.word(0).load(Ordering::Acquire);
-        while at < until {
-            let offset = self.page + (at as usize & (BYTES - 1));
-            // SAFETY: within the mapping of the page and twice the data; headers are aligned to 8.
-            let header = unsafe { &*self.producer.base().add(offset).cast::<AtomicU32>() };
-            let header = header.load(Ordering::Acquire);
-            let length = (header & !(BUSY | DISCARDED)) as usize;
-            if header & BUSY != 0 || length > BYTES {
-                break;
-            }
-            if header & DISCARDED == 0 {
-                // SAFETY: a record is at most as long as the data, which is mapped twice; the
-                // kernel does not write what it has published until we move on.
-                each(unsafe {
-                    let data = self.producer.base().add(offset + HEADER);
-                    std::slice::from_raw_parts(data, length)
-                });
-            }
-            at += (HEADER + length).next_multiple_of(8) as u64;
-        }
-        self.consumer.word(0).store(at, Ordering::Release);
+    fn bytes(self) -> usize {
+        self.cpus * self.stride()
     }
 }
 
-/// Records that found no room.
-pub(super) struct Lost {
+/// The rings of all CPUs.
+pub(super) struct Rings {
     fd: OwnedFd,
-    count: Mapping,
+    memory: Mapping,
+    layout: Layout,
     told: u64,
 }
 
-impl Lost {
+impl Rings {
+    /// For CPUs whose numbers are below `cpus`.
+    ///
     /// # Errors
-    /// The kernel's.
-    pub(super) fn open() -> io::Result<Lost> {
-        let fd = super::map(MAP_TYPE_ARRAY, 4, 8, 1, MMAPABLE)?;
-        let count = Mapping::new(&fd, 0, page(), true)?;
-        Ok(Lost { fd, count, told: 0 })
+    /// The kernel's: no such map (before Linux 5.5), no right, no memory.
+    pub(super) fn open(cpus: usize) -> io::Result<Rings> {
+        let layout = Layout::new(cpus);
+        let size = u32::try_from(layout.bytes()).map_err(io::Error::other)?;
+        let fd = super::map(MAP_TYPE_ARRAY, 4, size, 1, MMAPABLE)?;
+        let memory = Mapping::new(&fd, 0, layout.bytes().next_multiple_of(page()), true)?;
+        Ok(Rings { fd, memory, layout, told: 0 })
     }
 
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
-    /// How many since the last time.
-    pub(super) fn take(&mut self) -> u64 {
-        let now = self.count.word(0).load(Ordering::Relaxed);
-        now - std::mem::replace(&mut self.told, now)
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Hands out every record, one CPU after the other, and frees their slots. Returns how many
+    /// found none since the last time.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(&[u8; RECORD])) -> u64 {
+        let mut lost = 0;
+        for cpu in 0..self.layout.cpus {
+            let part = cpu * self.layout.stride();
+            let word = |at: i16| self.memory.word(part + at as usize);
+            let read = word(READ).load(Ordering::Relaxed);
+            let written = word(WRITTEN).load(Ordering::Acquire);
+            // A program never runs further ahead than its slots.
+            for n in (read..written).take(self.layout.slots) {
+                let slot = part + HEADER + (n as usize & (self.layout.slots - 1)) * RECORD;
+                // SAFETY: within the part, which is mapped; the program does not write a slot again
+                // before we say below that we have read it.
+                each(unsafe { &*self.memory.base().add(slot).cast() });
+            }
+            word(READ).store(written, Ordering::Release);
+            lost += word(LOST).load(Ordering::Relaxed);
+        }
+        lost - std::mem::replace(&mut self.told, lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cpu_has_room_and_memory_stays_bounded() {
+        let check = |cpus, parts, slots, most_mib: usize| {
+            let layout = Layout::new(cpus);
+            assert_eq!(layout, Layout { cpus: parts, slots });
+            assert!(layout.bytes() <= most_mib << 20, "{}", layout.bytes());
+        };
+        check(1, 1, 65_536, 2);
+        check(2, 2, 65_536, 4);
+        check(6, 8, 32_768, 8);
+        check(64, 64, 8192, 13);
+        check(240, 256, 8192, 49);
     }
 }
