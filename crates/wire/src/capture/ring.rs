@@ -20,7 +20,7 @@ const BLOCK: usize = 1 << 20;
 /// After which time a block with something in it is handed over, in milliseconds.
 const RETIRE_MS: u32 = 4;
 
-// Offsets in a block's description (`tpacket_block_desc`) and in a packet's header (`tpacket3_hdr`).
+// Offsets in a block (`tpacket_block_desc`) and in the header of a packet (`tpacket3_hdr`).
 const STATUS: usize = 8;
 const PACKETS: usize = 12;
 const FIRST: usize = 16;
