@@ -67,6 +67,9 @@ pub enum Error {
     /// The run folder cannot be written or read.
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    /// The observer that was named cannot be used.
+    #[error("{0}")]
+    NoObserver(String),
     /// The observer's stream broke.
     #[error("the observer stopped answering: {0}")]
     Observer(String),
@@ -97,6 +100,9 @@ impl Error {
             Error::Login(_) => "send the login file's request with curl and compare",
             Error::Launch(_) => "run the command by itself; its log is in the run folder",
             Error::Store(_) => "check space and permissions, or choose a folder with --out DIR",
+            Error::NoObserver(_) => {
+                "check its address and token, or leave --observer out to look from outside only"
+            }
             Error::Observer(_) => "start the observer again; the recorded evidence is kept",
             Error::Interrupted => "run again; a first answer takes about ten seconds",
         }

@@ -159,7 +159,7 @@ fn launch(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
 }
 
 /// Starts the observer and finds what is behind the URL. Whatever cannot be observed lowers the
-/// level and is said in coverage; it never ends the run.
+/// level and is said in coverage; only an observer that was named and does not answer ends the run.
 fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
     let mut coverage = Vec::new();
     if !run.config.url_only {
@@ -168,9 +168,11 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
                 run.senses.observer_name = format!("observe@{}", observer.host());
                 run.senses.observer = Some(observer);
             }
-            Err(e) => {
-                coverage.push(lost("observer", &e));
+            // Who names one wants to look inside; from outside alone it would be another answer.
+            Err(e) if run.config.observer.is_some() => {
+                return Err(Error::NoObserver(e.to_string()));
             }
+            Err(e) => coverage.push(lost("observer", &e)),
         }
     }
     let pid = run.config.pid.or(run.senses.launched.as_ref().map(Launched::pid));

@@ -36,9 +36,12 @@ const DESCRIPTORS: usize = 1000;
 const QUIET: u64 = 20_000;
 /// How long switches are counted for that.
 const COUNTED_FOR: Duration = Duration::from_millis(20);
-/// How often rings are read: 8 MiB hold about 100,000 records, a busy service makes 10,000 in it,
-/// and most requests end before the first time, so that reading does not take their CPU.
+/// How often rings are read, or looked at where programs fill them: 8 MiB hold about 100,000
+/// records, and a busy service makes 10,000 in it.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// How often what programs wrote is read, while there is room: most requests end before the first
+/// time, so that reading does not take their CPU.
+const DRAIN_PROGRAMS: Nanos = Nanos(500_000_000);
 /// The same while threads are born: their wake-ups are asked for once they are known.
 const DRAIN_NEWBORN: Duration = Duration::from_millis(20);
 /// `TASK_UNINTERRUPTIBLE` in a thread's state, for ever (it is part of `ps` and of tracing tools).
@@ -91,6 +94,8 @@ struct Core {
     attached: BTreeSet<i32>,
     machine: Machine,
     pending: Vec<Stamped>,
+    /// When the rings were last read.
+    collected: Nanos,
     lost: u64,
     news: Vec<Coverage>,
     lone: Vec<(i32, i32)>,
@@ -129,6 +134,7 @@ impl Scheduler {
             attached: BTreeSet::new(),
             machine: Machine::new(syscalls::native()),
             pending: Vec::new(),
+            collected: Nanos(0),
             lost: 0,
             news: coverage,
             lone: lone.to_vec(),
@@ -244,8 +250,13 @@ impl Shared {
             }
             drop(stop);
             let mut core = lock(&self.core);
-            core.collect(monotonic() - SETTLE);
-            pause = if core.refilter() { DRAIN_NEWBORN } else { DRAIN_EVERY };
+            pause = DRAIN_EVERY;
+            if !core.can_wait() {
+                core.collect(monotonic() - SETTLE);
+                if core.refilter() {
+                    pause = DRAIN_NEWBORN;
+                }
+            }
             drop(core);
             stop = lock(&self.stop);
         }
@@ -253,8 +264,18 @@ impl Shared {
 }
 
 impl Core {
+    /// Whether what waits may go on doing so: programs wrote it, which have room for more and let
+    /// threads pass that are not born yet.
+    fn can_wait(&self) -> bool {
+        let has_room = self.programs.as_ref().is_some_and(|programs| !programs.are_filling());
+        has_room
+            && monotonic() - self.collected < DRAIN_PROGRAMS
+            && !self.passed.is_used_up(open::Newborn::next())
+    }
+
     /// Reads all rings and folds what is not younger than `until`.
     fn collect(&mut self, until: Nanos) {
+        self.collected = monotonic();
         let (pending, points, lost) = (&mut self.pending, &self.points, &mut self.lost);
         for ring in &mut self.rings {
             let skipped = ring.drain(|bytes| match record::parse(bytes, points) {

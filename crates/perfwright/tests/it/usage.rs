@@ -148,6 +148,12 @@ fn observers() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     check_in(&folder, &["observe", "--listen", &address], 2, &["cannot listen", "another port"]);
+    // One that is named and not there.
+    drop(taken);
+    folder.write("token", "sesame");
+    let named = ["--observer", &address, "--observer-token", "file:token"];
+    let args = [&["investigate", "http://127.0.0.1:9/"][..], &named].concat();
+    check_in(&folder, &args, 2, &["error: cannot reach the observer", "hint:", "--observer"]);
     // A conductor that says nothing.
     assert_eq!(folder.run(&["observe"]).code, 0);
 }

@@ -114,9 +114,9 @@ impl Capture {
         ring::longest_wait()
     }
 
-    /// Whether a buffer is so full that it should be drained now: an eighth.
+    /// Whether a buffer is so full that it should be drained now: a quarter.
     pub fn is_filling(&self) -> bool {
-        self.taps.iter().any(|t| t.ring.fill() >= 1.0 / 8.0)
+        self.taps.iter().any(|t| t.ring.is_filling())
     }
 
     /// Totals so far.

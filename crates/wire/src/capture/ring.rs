@@ -14,9 +14,13 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Bytes of a block; it holds the largest packet, which is 8 × 64 KiB where the kernel is told to
-/// merge that much (BIG TCP).
-const BLOCK: usize = 1 << 20;
+/// Bytes of a block. A packet has 64 KiB at most, except where the kernel is told to merge more
+/// (BIG TCP): of those the part that fits is kept, and the rest counts as not seen. Blocks are
+/// handed over after [`RETIRE_MS`] however little is in them: many small ones last longer than few
+/// large.
+const BLOCK: usize = 128 << 10;
+/// Blocks of a ring, at least: handed over nearly empty they last a quarter of a second.
+const BLOCKS_AT_LEAST: usize = 64;
 /// After which time a block with something in it is handed over, in milliseconds.
 const RETIRE_MS: u32 = 4;
 
@@ -57,7 +61,7 @@ impl Ring {
     /// The kernel's.
     pub(super) fn open(socket: &Socket, bytes: usize) -> Result<Ring, CaptureError> {
         let failed = |what| move |source| CaptureError::System { what, source };
-        let blocks = (bytes / BLOCK).max(2);
+        let blocks = (bytes / BLOCK).max(BLOCKS_AT_LEAST);
         let version = libc::tpacket_versions::TPACKET_V3 as i32;
         socket
             .option(libc::SOL_PACKET, libc::PACKET_VERSION, version)
@@ -103,10 +107,9 @@ impl Ring {
         }
     }
 
-    /// Which part of the blocks waits for us.
-    pub(super) fn fill(&self) -> f64 {
-        let ours = (0..self.blocks).filter(|block| self.is_ours(*block)).count();
-        ours as f64 / self.blocks as f64
+    /// Whether a quarter of the blocks waits for us: they are handed over in turn.
+    pub(super) fn is_filling(&self) -> bool {
+        self.is_ours((self.turn + self.blocks / 4) % self.blocks)
     }
 
     fn is_ours(&self, block: usize) -> bool {

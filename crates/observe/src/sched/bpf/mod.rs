@@ -74,6 +74,11 @@ impl Programs {
         Ok([load(&switch, kernel.switch)?, load(&waking, kernel.waking)?])
     }
 
+    /// Whether so many events wait that they should be drained now.
+    pub(super) fn are_filling(&self) -> bool {
+        self.rings.are_filling()
+    }
+
     /// Hands out every event since the last time, CPU by CPU. Returns how many were lost.
     pub(super) fn drain(&mut self, mut each: impl FnMut(Stamped)) -> u64 {
         self.rings.drain(|record| events(record, &mut each))

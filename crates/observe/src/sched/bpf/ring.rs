@@ -87,6 +87,17 @@ impl Rings {
         self.layout
     }
 
+    /// Whether a CPU's part is so full that it should be drained now: a quarter.
+    pub(super) fn are_filling(&self) -> bool {
+        (0..self.layout.cpus).any(|cpu| {
+            let word = |at: i16| self.memory.word(cpu * self.layout.stride() + at as usize);
+            let (read, written) = (word(READ), word(WRITTEN));
+            let waiting =
+                written.load(Ordering::Relaxed).saturating_sub(read.load(Ordering::Relaxed));
+            waiting >= self.layout.slots as u64 / 4
+        })
+    }
+
     /// Hands out every record, one CPU after the other, and frees their slots. Returns how many
     /// found none since the last time.
     pub(super) fn drain(&mut self, mut each: impl FnMut(&[u8; RECORD])) -> u64 {
