@@ -2,9 +2,11 @@
 //!
 //! Drives one URL as solo does, one request at a time with its settling gap, in blocks: with the
 //! observer attached in its cheap pass (packets, switches, wake-ups, counters around each request)
-//! and detached, in random order within each pair. For `bench/overhead`; one line of JSON on
-//! stdout, per pair the median latency and the service's CPU a request, both in milliseconds.
-//! PARTS chooses some of `wire,switches,wakeups`.
+//! and detached, in random order within each pair. Both at the same pace: a service that was idle
+//! for 5 ms longer is slower by itself (a Python service of 5 ms by 2 %).
+//!
+//! For `bench/overhead`; one line of JSON on stdout, per pair the median latency and the service's
+//! CPU a request, both in milliseconds. PARTS chooses some of `wire,switches,wakeups`.
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
 use evidence::{Body, Nanos, RequestTemplate};
@@ -12,7 +14,7 @@ use load::{Client, Request, render};
 use observe::Observer;
 use observe::stream::Pass;
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// As the loop's: late packets and records belong to their window.
 const GAP: Duration = Duration::from_millis(20);
@@ -32,6 +34,8 @@ struct Bench {
     pids: Vec<i32>,
     pass: Pass,
     window: u32,
+    /// How long the observer worked around a request of the last block it was attached in.
+    observing: Duration,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -52,9 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut bench = Bench::new(url, seed, pass)?;
     let mut rng = stats::Rng::new(seed);
     let mut lines = Vec::new();
-    for _ in 0..10 {
-        bench.once(false)?;
-    }
+    bench.block(true, 10)?;
     for _ in 0..pairs {
         let first = rng.below(2) == 0;
         let (a, b) = (bench.block(first, requests)?, bench.block(!first, requests)?);
@@ -83,7 +85,15 @@ impl Bench {
         let (service, _) = observer.find(&request.host, request.port, None)?;
         let service = service.ok_or("no service behind this URL")?;
         let pids = service.processes.iter().map(|p| p.pid).collect();
-        Ok(Bench { observer, client: Client::new(seed), request, pids, pass, window: 0 })
+        Ok(Bench {
+            observer,
+            client: Client::new(seed),
+            request,
+            pids,
+            pass,
+            window: 0,
+            observing: Duration::ZERO,
+        })
     }
 
     /// `requests` of them with the observer attached or not.
@@ -97,28 +107,40 @@ impl Bench {
             self.once(attached)?;
         }
         let before = cpu(&self.pids);
-        let mut latencies = Vec::new();
+        let (mut latencies, mut observing) = (Vec::new(), Duration::ZERO);
         for _ in 0..requests {
-            latencies.push(self.once(attached)?.as_ms());
+            let (latency, observed) = self.once(attached)?;
+            latencies.push(latency.as_ms());
+            observing += observed;
+        }
+        if attached {
+            self.observing = observing / requests as u32;
         }
         let used = cpu(&self.pids).saturating_sub(before) as f64 / 1e6;
         let latency = stats::median(&latencies).ok_or("no request")?;
         Ok(Block { latency, cpu: used / requests as f64 })
     }
 
-    fn once(&mut self, attached: bool) -> Result<Nanos, Box<dyn Error>> {
+    /// A request: its latency, and how long the observer worked before and after it.
+    fn once(&mut self, attached: bool) -> Result<(Nanos, Duration), Box<dyn Error>> {
         self.window += 1;
+        let start = Instant::now();
         if attached {
             self.observer.begin(self.window)?;
+        } else {
+            std::thread::sleep(self.observing);
         }
+        let mut observing = start.elapsed();
         let (exchange, _) =
             self.client.send(&self.request, Duration::from_secs(30), 1 << 26, false);
         std::thread::sleep(GAP);
         if attached {
+            let start = Instant::now();
             self.observer.end(self.window)?;
+            observing += start.elapsed();
         }
         match exchange.failure {
-            None => Ok(exchange.latency()),
+            None => Ok((exchange.latency(), observing)),
             Some(failure) => Err(format!("a request failed: {failure:?}").into()),
         }
     }

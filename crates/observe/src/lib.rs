@@ -22,6 +22,8 @@ mod capture;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod counters;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod descriptors;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod discovery;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 pub mod doctor;

@@ -3,7 +3,7 @@
 
 use crate::capture::{CaptureBatch, CaptureThread};
 use crate::clock::monotonic;
-use crate::counters::{Snapshot, with_children};
+use crate::counters::{Files, Snapshot, with_children};
 use crate::discovery::embedded::Embeddings;
 use crate::discovery::proc::{self, Table};
 use crate::discovery::{self, Found};
@@ -44,6 +44,7 @@ pub(crate) struct Session {
     before: Option<(u32, Snapshot)>,
     /// Counters at the end of the last window.
     counted: Option<Snapshot>,
+    counter_files: Files,
     threads: BTreeMap<i32, ThreadInfo>,
     serving: BTreeSet<i32>,
     /// Counters of databases and caches, wanted while they are on this host.
@@ -67,6 +68,7 @@ impl Session {
             look_took: Nanos::ZERO,
             before: None,
             counted: None,
+            counter_files: Files::new(),
             threads: BTreeMap::new(),
             serving: BTreeSet::new(),
             servers: Vec::new(),
@@ -135,7 +137,7 @@ impl Session {
     }
 
     pub(crate) fn begin(&mut self, window: u32) -> Reply {
-        let now = Snapshot::take(&self.wanted(), self.counted.as_ref());
+        let now = Snapshot::take(&self.wanted(), self.counted.as_ref(), &mut self.counter_files);
         self.before = Some((window, now));
         Reply::Done { coverage: Vec::new() }
     }
@@ -215,7 +217,7 @@ impl Session {
     fn counters(&mut self, window: u32) -> Vec<ProcessCounters> {
         match self.before.take().filter(|b| b.0 == window) {
             Some((_, before)) => {
-                let now = Snapshot::take(&self.wanted(), Some(&before));
+                let now = Snapshot::take(&self.wanted(), Some(&before), &mut self.counter_files);
                 let since = now.since(&before, window);
                 self.counted = Some(now);
                 since

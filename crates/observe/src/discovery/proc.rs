@@ -56,10 +56,10 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 }
 
 fn read_bytes(path: &str) -> io::Result<Vec<u8>> {
-    // Files of `/proc` claim to be empty, for which `fs::read` probes in steps of 32 bytes: with
-    // room at hand one read takes all of most files, five times fewer calls a window.
+    // Files of `/proc` claim to be empty, for which `fs::read` asks for their length and probes in
+    // steps of 32 bytes: without a hint and with room at hand one read takes all of most files.
     let mut bytes = Vec::with_capacity(4096);
-    File::open(path)?.read_to_end(&mut bytes)?;
+    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -337,7 +337,7 @@ impl Core {
     /// are scheduled in and out with it, which costs it twice as much (Go, 100 statements: 25 % of
     /// its CPU against 12 %). Else per thread, unless that takes too many descriptors.
     fn choose_width(&mut self, threads: usize) {
-        raise_descriptor_limit();
+        crate::descriptors::raise_limit();
         if self.pass.wakeups && !self.pass.syscalls && self.points.waking.is_some() {
             self.programs = bpf::Programs::open().ok();
             if self.programs.is_some() && self.open_everywhere(open::births) {
@@ -476,19 +476,6 @@ fn is_quiet(cpus: usize) -> bool {
 
 fn threads_of(pids: &[i32]) -> Vec<(i32, i32)> {
     pids.iter().flat_map(|pid| proc::threads(*pid).into_iter().map(|tid| (*pid, tid))).collect()
-}
-
-/// One descriptor a thread and CPU adds up: use what the system allows us.
-fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls work on a local.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max
-        {
-            limit.rlim_cur = limit.rlim_max.min(1 << 16);
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
 }
 
 /// Tries what the scheduler's side needs, on one thread, and undoes it.

@@ -1,6 +1,10 @@
 //! Resources used during a window: differences of the kernel's own counters, per set of processes.
 //! Cheap, exact sums without position; they need no right beyond reading `/proc`.
 
+mod files;
+
+pub(crate) use files::Files;
+
 use crate::discovery::proc::{self, Table};
 use evidence::{Nanos, ProcessCounters, ProcessRole};
 use std::collections::{BTreeMap, HashMap};
@@ -41,14 +45,17 @@ pub(crate) type Wanted = [(ProcessRole, Vec<i32>)];
 impl Snapshot {
     /// Reads the counters of the wanted processes. Of a thread that has not run since `earlier` the
     /// switches are as they were, which halves the cost where there are thousands.
-    pub(crate) fn take(wanted: &Wanted, earlier: Option<&Snapshot>) -> Snapshot {
+    pub(crate) fn take(wanted: &Wanted, earlier: Option<&Snapshot>, files: &mut Files) -> Snapshot {
         let mut roles: BTreeMap<ProcessRole, HashMap<i32, Process>> = BTreeMap::new();
         for (role, pids) in wanted {
             let entry = roles.entry(*role).or_default();
             let old = earlier.and_then(|e| e.roles.get(role));
             let old = |pid: i32| old.and_then(|processes| processes.get(&pid));
-            entry.extend(pids.iter().filter_map(|pid| Some((*pid, read(*pid, old(*pid))?))));
+            for pid in pids {
+                entry.extend(read(*pid, old(*pid), files).map(|process| (*pid, process)));
+            }
         }
+        files.sweep();
         Snapshot { roles }
     }
 
@@ -72,14 +79,11 @@ pub(crate) fn with_children(
     servers.iter().map(|(role, pid)| (*role, table.below(*pid))).collect()
 }
 
-fn read(pid: i32, earlier: Option<&Process>) -> Option<Process> {
-    let stat = proc::stat(pid)?;
+fn read(pid: i32, earlier: Option<&Process>, files: &mut Files) -> Option<Process> {
+    let stat = proc::parse_stat(&files.read(pid, 0, "stat")?)?;
     let earlier = earlier.filter(|e| e.start_ticks == stat.start_ticks);
-    let old = |tid: i32| earlier.and_then(|e| e.threads.get(&tid));
-    let (read_bytes, write_bytes) = storage_bytes(pid);
-    let counters = |tid: i32| Some((tid, thread(pid, tid, old(tid))?));
-    let threads: HashMap<i32, ThreadCounters> =
-        proc::threads(pid).into_iter().filter_map(counters).collect();
+    let (read_bytes, write_bytes) = storage_bytes(pid, files);
+    let threads = threads(pid, stat.threads, earlier, files);
     Some(Process {
         start_ticks: stat.start_ticks,
         cpu: cpu_time(pid).unwrap_or_else(|| threads.values().map(|t| t.run).sum()),
@@ -102,15 +106,39 @@ fn cpu_time(pid: i32) -> Option<u64> {
     ok.then(|| t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
-fn thread(pid: i32, tid: i32, earlier: Option<&ThreadCounters>) -> Option<ThreadCounters> {
-    let base = format!("/proc/{pid}/task/{tid}");
-    let text = proc::read_lossy(&format!("{base}/schedstat"))?;
+/// The process's threads, of which there are `count` now; they are listed anew unless they are as
+/// many as before and each is still there.
+fn threads(
+    pid: i32,
+    count: u32,
+    earlier: Option<&Process>,
+    files: &mut Files,
+) -> HashMap<i32, ThreadCounters> {
+    let none = HashMap::new();
+    let old = earlier.map_or(&none, |e| &e.threads);
+    let mut read = |tid: i32| Some((tid, thread(pid, tid, old.get(&tid), files)?));
+    if old.len() == count as usize {
+        let same: HashMap<_, _> = old.keys().filter_map(|tid| read(*tid)).collect();
+        if same.len() == old.len() {
+            return same;
+        }
+    }
+    proc::threads(pid).into_iter().filter_map(read).collect()
+}
+
+fn thread(
+    pid: i32,
+    tid: i32,
+    earlier: Option<&ThreadCounters>,
+    files: &mut Files,
+) -> Option<ThreadCounters> {
+    let text = files.read(pid, tid, "schedstat")?;
     let mut numbers = text.split_whitespace().map_while(|w| w.parse::<u64>().ok());
     let (run, wait, slices) = (numbers.next()?, numbers.next()?, numbers.next().unwrap_or(0));
     if let Some(same) = earlier.filter(|e| e.slices == slices && e.run == run && slices > 0) {
         return Some(ThreadCounters { wait, ..*same });
     }
-    let status = proc::read_lossy(&format!("{base}/status")).unwrap_or_default();
+    let status = files.read(pid, tid, "status").unwrap_or_default();
     let after = |name: &str| {
         let line = status.lines().find_map(|l| l.strip_prefix(name));
         line.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
@@ -125,8 +153,8 @@ fn thread(pid: i32, tid: i32, earlier: Option<&ThreadCounters>) -> Option<Thread
 }
 
 /// Bytes read from and written to storage; zero where they may not be read.
-fn storage_bytes(pid: i32) -> (u64, u64) {
-    let text = proc::read_lossy(&format!("/proc/{pid}/io")).unwrap_or_default();
+fn storage_bytes(pid: i32, files: &mut Files) -> (u64, u64) {
+    let text = files.read(pid, 0, "io").unwrap_or_default();
     let after = |name: &str| {
         let line = text.lines().find_map(|l| l.strip_prefix(name));
         line.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
@@ -198,13 +226,14 @@ mod tests {
     fn our_own_work_is_counted() {
         let own = std::process::id() as i32;
         let wanted = [(ProcessRole::Generator, vec![own])];
-        let before = Snapshot::take(&wanted, None);
+        let mut files = Files::new();
+        let before = Snapshot::take(&wanted, None, &mut files);
         let start = crate::clock::monotonic();
         let mut x = 1u64;
         while crate::clock::monotonic() - start < Nanos(40_000_000) {
             x = std::hint::black_box(x.wrapping_mul(31) + 7);
         }
-        let counters = Snapshot::take(&wanted, None).since(&before, 3)[0];
+        let counters = Snapshot::take(&wanted, None, &mut files).since(&before, 3)[0];
         assert_eq!((counters.window, counters.role), (3, ProcessRole::Generator));
         // Other tests share the process and the machine: it ran for some of the 40 ms at least.
         assert!(counters.cpu > Nanos(2_000_000), "{counters:?}");
