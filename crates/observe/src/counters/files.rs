@@ -6,7 +6,7 @@
 
 use crate::descriptors;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -18,7 +18,7 @@ const LONGEST: usize = 64 << 10;
 /// The files, by process and thread; thread 0 stands for the process.
 #[derive(Debug)]
 pub(crate) struct Files {
-    kept: HashMap<(i32, i32), Kept>,
+    kept: BTreeMap<(i32, i32), Kept>,
     count: usize,
     most: usize,
     turn: u32,
@@ -36,7 +36,7 @@ struct Kept {
 impl Files {
     pub(crate) fn new() -> Files {
         let most = KEPT.min(descriptors::raise_limit() / 4);
-        Files { kept: HashMap::new(), count: 0, most, turn: 0, buffer: vec![0; 4096] }
+        Files { kept: BTreeMap::new(), count: 0, most, turn: 0, buffer: vec![0; 4096] }
     }
 
     /// A file as text. `None` where there is none (any more), or it may not be read.
@@ -74,7 +74,14 @@ impl Files {
         read
     }
 
-    /// Closes what was not read since the last time: its process or thread has ended.
+    /// Keeps a process's files although they were not read this time.
+    pub(crate) fn keep(&mut self, pid: i32) {
+        for (_, kept) in self.kept.range_mut((pid, 0)..=(pid, i32::MAX)) {
+            kept.turn = self.turn;
+        }
+    }
+
+    /// Closes what was neither read nor kept since the last time: its process or thread has ended.
     pub(crate) fn sweep(&mut self) {
         let turn = self.turn;
         self.kept.retain(|_, kept| kept.turn == turn);
@@ -112,6 +119,8 @@ mod tests {
         assert!(faults(&mut files) > before, "{}", touched.len());
         assert_eq!(files.count, 1);
         assert!(files.read(own, own, "no such file").is_none());
+        files.sweep();
+        files.keep(own);
         files.sweep();
         assert_eq!(files.count, 1);
         files.sweep();
