@@ -11,6 +11,9 @@ pub enum Arm {
     Cold,
     /// One request in flight, warmed up: the source of headline latency.
     Warm,
+    /// Sent just before another one, so that this one finds service and machine awake as those of
+    /// a busy client do. Measures nothing.
+    Waking,
     /// As warm, with the answer's size parameter set to `size`.
     Sized {
         /// Value of the size parameter.

@@ -20,6 +20,13 @@ pub(crate) const GAP: Duration = Duration::from_millis(20);
 /// Idle windows are as long as driven ones within these bounds: long enough to see a background
 /// job, short enough not to eat the budget of a slow endpoint.
 const IDLE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// Requests this short are sent to a service that is awake: after a pause of 40 ms everything on
+/// their way is cold, which made 0.88 ms of a Python service with 14 statements 1.65 ms, and 3.5 ms
+/// of one with 30 statements and 2 ms of computing 4.3 ms.
+const SHORT: Nanos = Nanos(50_000_000);
+/// How long after the one that wakes it a request is sent, less what the observer needs: the
+/// service has tidied up (0.88 ms after 3 ms, 0.98 ms after 10 ms).
+const AWAKE: Duration = Duration::from_millis(2);
 /// Connections refused in a row that make a target gone.
 const GONE: u32 = 3;
 /// Largest answer that is read.
@@ -41,6 +48,8 @@ pub(crate) struct Senses {
     refusals: u32,
     next_window: u32,
     timeout: Duration,
+    /// The last request that may be repeated, and how long its answer took.
+    last: Option<(Request, Nanos)>,
 }
 
 impl Senses {
@@ -61,6 +70,7 @@ impl Senses {
             refusals: 0,
             next_window: 1,
             timeout: config.request_timeout,
+            last: None,
         }
     }
 
@@ -83,6 +93,9 @@ impl Senses {
         request: &Request,
         want_body: bool,
     ) -> Result<(Exchange, Option<Response>), Error> {
+        if !matches!(arm, Arm::Cold | Arm::Traced) {
+            self.wake(recorder, &request.endpoint)?;
+        }
         let id = self.begin(recorder)?;
         let start = load::clock::now();
         let (mut exchange, response) =
@@ -97,7 +110,30 @@ impl Senses {
         recorder.add("load", EvidenceBody::Exchanges(vec![exchange.clone()]))?;
         self.end(recorder, window)?;
         self.look_after(&exchange)?;
+        let repeatable =
+            exchange.failure.is_none() && load::plan::refuse(&request.method, false).is_ok();
+        self.last = repeatable.then(|| (request.clone(), exchange.latency()));
         Ok((exchange, response))
+    }
+
+    /// Sends the endpoint's last request once more, outside any window that is looked into, when
+    /// it was short. Not the one about to be measured: a cache would answer that.
+    fn wake(&mut self, recorder: &mut Recorder, endpoint: &str) -> Result<(), Error> {
+        let short = |l: &&(Request, Nanos)| l.0.endpoint == endpoint && l.1 < SHORT;
+        let Some((request, _)) = self.last.as_ref().filter(short) else { return Ok(()) };
+        let start = load::clock::now();
+        let (mut exchange, _) = self.client.send(request, self.timeout, BODY_LIMIT, false);
+        if exchange.failure.is_some() && self.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        exchange.window = self.next_window;
+        self.next_window += 1;
+        let window = ended_now(exchange.window, endpoint, &Arm::Waking, true, start);
+        recorder.add("load", EvidenceBody::Windows(vec![window]))?;
+        recorder.add("load", EvidenceBody::Exchanges(vec![exchange.clone()]))?;
+        self.look_after(&exchange)?;
+        std::thread::sleep(AWAKE);
+        Ok(())
     }
 
     fn is_cancelled(&self) -> bool {

@@ -74,6 +74,7 @@ fn arm(arm: &Arm) -> String {
     match arm {
         Arm::Cold => "cold".into(),
         Arm::Warm => "warm".into(),
+        Arm::Waking => "waking the service".into(),
         Arm::Sized { size } => format!("size {size}"),
         Arm::Concurrent { in_flight } => format!("{in_flight} in flight"),
         Arm::Traced => "traced".into(),
