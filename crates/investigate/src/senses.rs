@@ -98,12 +98,7 @@ impl Senses {
         }
         let id = self.begin(recorder)?;
         let start = load::clock::now();
-        let (mut exchange, response) =
-            self.client.send(request, self.timeout, BODY_LIMIT, want_body);
-        // Cut off by the user: that says nothing about the service.
-        if exchange.failure.is_some() && self.is_cancelled() {
-            return Err(Error::Interrupted);
-        }
+        let (mut exchange, response) = self.send(request, want_body)?;
         exchange.window = id;
         std::thread::sleep(GAP);
         let window = ended_now(id, endpoint, arm, true, start);
@@ -120,12 +115,9 @@ impl Senses {
     /// it was short. Not the one about to be measured: a cache would answer that.
     fn wake(&mut self, recorder: &mut Recorder, endpoint: &str) -> Result<(), Error> {
         let short = |l: &&(Request, Nanos)| l.0.endpoint == endpoint && l.1 < SHORT;
-        let Some((request, _)) = self.last.as_ref().filter(short) else { return Ok(()) };
+        let Some((request, _)) = self.last.as_ref().filter(short).cloned() else { return Ok(()) };
         let start = load::clock::now();
-        let (mut exchange, _) = self.client.send(request, self.timeout, BODY_LIMIT, false);
-        if exchange.failure.is_some() && self.is_cancelled() {
-            return Err(Error::Interrupted);
-        }
+        let (mut exchange, _) = self.send(&request, false)?;
         exchange.window = self.next_window;
         self.next_window += 1;
         let window = ended_now(exchange.window, endpoint, &Arm::Waking, true, start);
@@ -134,6 +126,19 @@ impl Senses {
         self.look_after(&exchange)?;
         std::thread::sleep(AWAKE);
         Ok(())
+    }
+
+    fn send(
+        &mut self,
+        request: &Request,
+        want_body: bool,
+    ) -> Result<(Exchange, Option<Response>), Error> {
+        let answer = self.client.send(request, self.timeout, BODY_LIMIT, want_body);
+        // Cut off by the user: that says nothing about the service.
+        if answer.0.failure.is_some() && self.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        Ok(answer)
     }
 
     fn is_cancelled(&self) -> bool {

@@ -41,25 +41,31 @@ impl Files {
 
     /// A file as text. `None` where there is none (any more), or it may not be read.
     pub(crate) fn read(&mut self, pid: i32, tid: i32, name: &'static str) -> Option<Cow<'_, str>> {
-        let mut length = self.read_kept(pid, tid, name);
-        if length.is_none() {
+        let length = match self.read_kept(pid, tid, name) {
+            Some(length) => length,
             // Ended since, or another of the same number by now.
-            let path = match tid {
-                0 => format!("/proc/{pid}/{name}"),
-                _ => format!("/proc/{pid}/task/{tid}/{name}"),
-            };
-            let file = File::open(path).ok()?;
-            length = Some(read_whole(&file, &mut self.buffer)?);
-            if self.count < self.most {
-                self.kept.entry((pid, tid)).or_default().files.push((name, file));
-                self.count += 1;
-            }
-        }
+            None => self.read_new(pid, tid, name)?,
+        };
         if let Some(kept) = self.kept.get_mut(&(pid, tid)) {
             kept.turn = self.turn;
         }
         // A thread's name may be any bytes.
-        Some(String::from_utf8_lossy(&self.buffer[..length?]))
+        Some(String::from_utf8_lossy(&self.buffer[..length]))
+    }
+
+    /// Opens a file, reads it, and keeps it if there is room.
+    fn read_new(&mut self, pid: i32, tid: i32, name: &'static str) -> Option<usize> {
+        let path = match tid {
+            0 => format!("/proc/{pid}/{name}"),
+            _ => format!("/proc/{pid}/task/{tid}/{name}"),
+        };
+        let file = File::open(path).ok()?;
+        let length = read_whole(&file, &mut self.buffer)?;
+        if self.count < self.most {
+            self.kept.entry((pid, tid)).or_default().files.push((name, file));
+            self.count += 1;
+        }
+        Some(length)
     }
 
     /// Reads a file that is open; one that cannot be read any more is closed.

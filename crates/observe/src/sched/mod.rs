@@ -39,11 +39,11 @@ const COUNTED_FOR: Duration = Duration::from_millis(20);
 /// How often rings are read, or looked at where programs fill them: 8 MiB hold about 100,000
 /// records, and a busy service makes 10,000 in it.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// The same while threads are born: their wake-ups are asked for once they are known.
+const DRAIN_NEWBORN: Duration = Duration::from_millis(20);
 /// How often what programs wrote is read, while there is room: most requests end before the first
 /// time, so that reading does not take their CPU.
 const DRAIN_PROGRAMS: Nanos = Nanos(500_000_000);
-/// The same while threads are born: their wake-ups are asked for once they are known.
-const DRAIN_NEWBORN: Duration = Duration::from_millis(20);
 /// `TASK_UNINTERRUPTIBLE` in a thread's state, for ever (it is part of `ps` and of tracing tools).
 const UNINTERRUPTIBLE: u32 = 2;
 /// Records younger than this may still have an older one on its way in another ring.

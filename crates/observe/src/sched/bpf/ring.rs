@@ -10,7 +10,7 @@ use super::program::RECORD;
 use crate::sched::mapping::{Mapping, page};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const MAP_TYPE_ARRAY: u32 = 2;
 /// `BPF_F_MMAPABLE`.
@@ -90,12 +90,14 @@ impl Rings {
     /// Whether a CPU's part is so full that it should be drained now: a quarter.
     pub(super) fn are_filling(&self) -> bool {
         (0..self.layout.cpus).any(|cpu| {
-            let word = |at: i16| self.memory.word(cpu * self.layout.stride() + at as usize);
-            let (read, written) = (word(READ), word(WRITTEN));
-            let waiting =
-                written.load(Ordering::Relaxed).saturating_sub(read.load(Ordering::Relaxed));
-            waiting >= self.layout.slots as u64 / 4
+            let count = |at: i16| self.word(cpu, at).load(Ordering::Relaxed);
+            count(WRITTEN).saturating_sub(count(READ)) >= self.layout.slots as u64 / 4
         })
+    }
+
+    /// A count in the header of a CPU's part.
+    fn word(&self, cpu: usize, at: i16) -> &AtomicU64 {
+        self.memory.word(cpu * self.layout.stride() + at as usize)
     }
 
     /// Hands out every record, one CPU after the other, and frees their slots. Returns how many
@@ -103,19 +105,18 @@ impl Rings {
     pub(super) fn drain(&mut self, mut each: impl FnMut(&[u8; RECORD])) -> u64 {
         let mut lost = 0;
         for cpu in 0..self.layout.cpus {
-            let part = cpu * self.layout.stride();
-            let word = |at: i16| self.memory.word(part + at as usize);
-            let read = word(READ).load(Ordering::Relaxed);
-            let written = word(WRITTEN).load(Ordering::Acquire);
+            let records = cpu * self.layout.stride() + HEADER;
+            let read = self.word(cpu, READ).load(Ordering::Relaxed);
+            let written = self.word(cpu, WRITTEN).load(Ordering::Acquire);
             // A program never runs further ahead than its slots.
             for n in (read..written).take(self.layout.slots) {
-                let slot = part + HEADER + (n as usize & (self.layout.slots - 1)) * RECORD;
+                let slot = records + (n as usize & (self.layout.slots - 1)) * RECORD;
                 // SAFETY: within the part, which is mapped; the program does not write a slot again
                 // before we say below that we have read it.
                 each(unsafe { &*self.memory.base().add(slot).cast() });
             }
-            word(READ).store(written, Ordering::Release);
-            lost += word(LOST).load(Ordering::Relaxed);
+            self.word(cpu, READ).store(written, Ordering::Release);
+            lost += self.word(cpu, LOST).load(Ordering::Relaxed);
         }
         lost - std::mem::replace(&mut self.told, lost)
     }
