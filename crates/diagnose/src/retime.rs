@@ -16,6 +16,9 @@ use stats::Rng;
 /// service which a batched call still has to do. Drivers and query builders use 0.02–0.5 ms a
 /// call, object mappers up to about 1 ms.
 pub const DRIVER_CPU_NS: u64 = 1_000_000;
+/// CPU on each side of a removed call that is taken for its client's (encode and send; wake up and
+/// decode). Clients of other services use 0.1 (Go) to 1 ms (Python, Node) a call.
+const CLIENT_CPU_NS: u64 = DRIVER_CPU_NS / 2;
 /// Bootstrap resamples: the 5 % and 95 % points of a median need a few hundred.
 const RESAMPLES: usize = 400;
 /// Model error of what remains, as a share of it: a repaired service is another program, its
@@ -26,6 +29,9 @@ const MODEL_REMAINDER: f64 = 0.06;
 const MODEL_REPLACEMENT: f64 = 0.6;
 /// Model error of the driver's work taken to vanish, as a share of it.
 const MODEL_DRIVER: f64 = 0.10;
+/// Model error of the client's work beside a removed call, as a share of it: where the call's work
+/// ends and the service's begins is not recorded.
+const MODEL_CLIENT: f64 = 0.5;
 
 /// What the fix does to one request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,6 +42,9 @@ pub struct Edit {
     pub stretches: Vec<Extent>,
     /// Whether the driver's work between consecutive removed calls goes with them.
     pub gaps: bool,
+    /// Whether the client's work before and after each removed call goes with it: nothing takes
+    /// the place of the call.
+    pub clients: bool,
     /// Cost of what takes their place, nanoseconds.
     pub replacement_ns: f64,
 }
@@ -43,12 +52,14 @@ pub struct Edit {
 /// What an edit saves in one request, nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Saving {
-    /// Removed from the request's latency.
+    /// Removed from the request's latency: the calls, waits and gaps themselves.
     pub removed_ns: u64,
     /// Part of `removed_ns` that lies between the removed calls.
     pub driver_ns: u64,
     /// Part of `removed_ns` spent waiting for a CPU: it goes too, but it is the machine's doing.
     pub queued_ns: u64,
+    /// The client's work beside the removed calls, which goes as well.
+    pub client_ns: u64,
     /// Latency after the edit, replacement included.
     pub after_ns: f64,
 }
@@ -64,10 +75,11 @@ pub fn retime(request: &Request, edit: &Edit) -> Saving {
         if edit.gaps { subtract(&driver_gaps(request, &gone, &kept), &kept) } else { vec![] };
     let (core_ns, driver_ns) = (length(&core), length(&driver));
     let removed_ns = core_ns + driver_ns;
-    let after_ns = (request.latency() - removed_ns.min(request.latency())) as f64
+    let client_ns = if edit.clients { client_ns(request, &gone, &kept) } else { 0 };
+    let after_ns = request.latency().saturating_sub(removed_ns + client_ns) as f64
         + edit.replacement_ns.min(removed_ns as f64);
     let queued_ns = queued(request, &core) + queued(request, &driver);
-    Saving { removed_ns, driver_ns, queued_ns, after_ns }
+    Saving { removed_ns, driver_ns, queued_ns, client_ns, after_ns }
 }
 
 impl Saving {
@@ -129,6 +141,31 @@ fn entry_gap(gone: &[Extent], kept: &[Extent]) -> Option<Extent> {
     let first = gone.first()?;
     let before = kept.iter().rev().find(|k| k.1 <= first.0)?;
     Some((before.1, before.1))
+}
+
+/// CPU of the clients of the removed calls: up to [`CLIENT_CPU_NS`] on each side, half of it where
+/// the neighbour stays. That may be a call, whose client works in the same gap, or the request's
+/// edge, where its server does.
+fn client_ns(request: &Request, gone: &[Extent], kept: &[Extent]) -> u64 {
+    let edges = [(request.start, request.start), (request.end, request.end)];
+    let gone = subtract(gone, kept).into_iter().map(|e| (e, true));
+    let stays = kept.iter().chain(&edges).map(|e| (*e, false));
+    let mut all: Vec<(Extent, bool)> = gone.chain(stays).collect();
+    all.sort_unstable();
+    let between = |pair: &[(Extent, bool)]| {
+        let sides = pair.iter().filter(|(_, goes)| *goes).count() as u64;
+        let cpu = cpu_within(request, (pair[0].0.1, pair[1].0.0));
+        (cpu * sides / 2).min(sides * CLIENT_CPU_NS)
+    };
+    all.windows(2).map(between).sum()
+}
+
+/// CPU of the partition within an extent, nanoseconds.
+fn cpu_within(request: &Request, within: Extent) -> u64 {
+    let first = request.pieces.partition_point(|p| p.end <= within.0);
+    let pieces = request.pieces[first..].iter().take_while(|p| p.start < within.1);
+    let cpu = pieces.filter(|p| p.line == Line::Cpu);
+    cpu.map(|p| p.end.min(within.1) - p.start.max(within.0)).sum()
 }
 
 fn clip(s: Extent, request: &Request) -> Extent {
@@ -194,44 +231,67 @@ fn mean_of(case: &Case, edits: &[Edit], f: impl Fn(&Saving, &Request) -> f64) ->
 ///
 /// The 90 % interval is the bootstrap's 5 % and 95 % points of the median (seeded from the run's
 /// seed and the rule's name, so that a replay repeats it), widened on both sides by the model's
-/// error: [`MODEL_REMAINDER`] of what remains, [`MODEL_REPLACEMENT`] of the replacement and
-/// [`MODEL_DRIVER`] of the driver's work, added as independent errors. p95 is given only when 59
-/// requests bound it.
+/// error: [`MODEL_REMAINDER`] of what remains, [`MODEL_REPLACEMENT`] of the replacement,
+/// [`MODEL_DRIVER`] of the driver's work and [`MODEL_CLIENT`] of the client's, added as independent
+/// errors. p95 is given only when 59 requests bound it.
 pub fn predict(case: &Case, edits: &[Edit], rule: &str) -> Option<Prediction> {
     let savings: Vec<Saving> = case.requests.iter().zip(edits).map(|(r, e)| retime(r, e)).collect();
     if savings.is_empty() {
         return None;
     }
-    let now: Vec<f64> = case.latencies_ms();
     let after: Vec<f64> = savings.iter().map(|s| s.after_ns / 1e6).collect();
     let replacement =
         stats::mean(&edits.iter().map(|e| e.replacement_ns / 1e6).collect::<Vec<_>>());
-    let driver =
-        stats::mean(&savings.iter().map(|s| evidence::ms(s.driver_ns)).collect::<Vec<_>>());
+    let mean = |of: &dyn Fn(&Saving) -> u64| {
+        stats::mean(&savings.iter().map(|s| evidence::ms(of(s))).collect::<Vec<_>>())
+    };
+    let (driver, client) = (mean(&|s| s.driver_ns), mean(&|s| s.client_ns));
     let model = |after: f64| {
-        let parts =
-            [MODEL_REMAINDER * after, MODEL_REPLACEMENT * replacement, MODEL_DRIVER * driver];
+        let parts = [
+            MODEL_REMAINDER * after,
+            MODEL_REPLACEMENT * replacement,
+            MODEL_DRIVER * driver,
+            MODEL_CLIENT * client,
+        ];
         parts.iter().map(|p| p * p).sum::<f64>().sqrt()
     };
+    estimate(case, &after, rule, &model, PredictionMethod::Modelled)
+}
+
+/// Predicts latency after a fix from requests that were answered as if it were made,
+/// milliseconds; the interval is widened by [`MODEL_REMAINDER`]. `None` without such requests.
+pub fn observed(case: &Case, after: &[f64], rule: &str) -> Option<Prediction> {
+    estimate(case, after, rule, &|after| MODEL_REMAINDER * after, PredictionMethod::Probed)
+}
+
+/// The prediction that latency becomes like `after`; `model` is the model's error at a latency,
+/// milliseconds.
+fn estimate(
+    case: &Case,
+    after: &[f64],
+    rule: &str,
+    model: &dyn Fn(f64) -> f64,
+    method: PredictionMethod,
+) -> Option<Prediction> {
+    let now: Vec<f64> = case.latencies_ms();
     let mut rng = Rng::new(seed(case, rule));
     let estimate = |of: &dyn Fn(&[f64]) -> Option<f64>, rng: &mut Rng| {
-        let (now, mid) = (of(&now)?, of(&after)?);
-        let draws = resample(&after, of, rng);
+        let (now, mid) = (of(&now)?, of(after)?);
+        let draws = resample(after, of, rng);
         let (low, high) = (stats::quantile(&draws, 0.05)?, stats::quantile(&draws, 0.95)?);
         let error = model(mid);
         Some(Estimate {
             now,
-            after: mid,
-            low: (low - error).max(0.0),
+            after: mid.min(now),
+            low: (low - error).clamp(0.0, now),
             high: (high + error).min(now),
         })
     };
     let at = |q: f64| move |values: &[f64]| stats::quantile(values, q);
     let p50_ms = estimate(&at(0.5), &mut rng)?;
-    let bounded = stats::quantile_bounded(&now, 0.95).is_some();
+    let bounded = [&now[..], after].iter().all(|v| stats::quantile_bounded(v, 0.95).is_some());
     let p95_ms = if bounded { estimate(&at(0.95), &mut rng) } else { None };
     let mean_ms = estimate(&|values| Some(stats::mean(values)), &mut rng);
-    let method = PredictionMethod::Modelled;
     Some(Prediction { method, p50_ms, p95_ms, mean_ms, capacity_rps: None })
 }
 

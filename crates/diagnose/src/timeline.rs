@@ -31,6 +31,8 @@ pub mod rank {
     pub const WORKER: u8 = 40;
     /// Worker thread ready without a CPU.
     pub const WORKER_RUNNABLE: u8 = 41;
+    /// The rest of the answer waits for an acknowledgement.
+    pub const HELD: u8 = 49;
     /// Waiting for the disk; the other reasons follow in order of how much they explain.
     pub const DISK: u8 = 50;
     /// A sleep or time-out.
@@ -52,6 +54,9 @@ pub mod rank {
 /// Detail of time between the answer's first and last packet in which the service does nothing:
 /// the client is slow to take it, or its system to acknowledge (Nagle's algorithm, 40 ms).
 pub const ANSWER_UNDER_WAY: &str = "answer under way";
+/// An answer up to here fits the window that a connection begins with, bytes: ten packets of an
+/// Ethernet's 1460 (RFC 6928 §2).
+const INITIAL_WINDOW: u64 = 14_600;
 /// Detail of waiting for a device in a call that was not traced: a flush, or reading a file.
 pub const DEVICE_WAIT: &str = "";
 /// Detail of off-CPU time whose reason is not known.
@@ -101,7 +106,8 @@ pub fn of_exchange(k: &Knowledge, x: &Exchange, keep: &Keep) -> Timeline {
     let mut t =
         Timeline { endpoint: x.endpoint.clone(), window: x.window, start, end, intervals: vec![] };
     let edges = Edges::of(k, x);
-    client_phases(&mut t, x, &edges);
+    let answering = if held(k, x, &edges) { rank::HELD } else { rank::ANSWERING };
+    client_phases(&mut t, x, &edges, answering);
     calls(&mut t, k, x, &edges, keep);
     threads(&mut t, k, edges.inside(), keep);
     collector(&mut t, k);
@@ -159,7 +165,17 @@ fn push(t: &mut Timeline, (start, end): (Nanos, Nanos), line: Line, detail: &str
     }
 }
 
-fn client_phases(t: &mut Timeline, x: &Exchange, edges: &Edges) {
+/// Whether the answer's last packet left on an acknowledgement and not because the service wrote
+/// it: no thread of it was on a CPU, and so small an answer waits for nothing else. What threads
+/// waited for meanwhile held nobody up.
+fn held(k: &Knowledge, x: &Exchange, edges: &Edges) -> bool {
+    let recorded = edges.packets && k.busy_within(edges.arrived, edges.left).next().is_some();
+    let running = |i: &ThreadInterval| matches!(i.state, ThreadState::Running { .. });
+    let mut at_work = k.busy_within(edges.left, edges.left + Nanos(1)).filter(|i| running(i));
+    recorded && x.body_bytes <= INITIAL_WINDOW && at_work.next().is_none()
+}
+
+fn client_phases(t: &mut Timeline, x: &Exchange, edges: &Edges, answering: u8) {
     let p = &x.phases;
     let mut at = t.start;
     for (until, line) in [(p.dns, Line::Dns), (p.connect, Line::Connect), (p.tls, Line::Tls)] {
@@ -172,7 +188,7 @@ fn client_phases(t: &mut Timeline, x: &Exchange, edges: &Edges) {
     // The generator's own time is spent sending first; what is left of it delayed the reading.
     let sending = p.sent.clamp(at, edges.arrived.max(at)) - at;
     let delay = (x.generator - sending).min(t.end - edges.left);
-    push(t, (edges.answering, edges.left), Line::Receive, ANSWER_UNDER_WAY, rank::ANSWERING);
+    push(t, (edges.answering, edges.left), Line::Receive, ANSWER_UNDER_WAY, answering);
     push(t, (edges.left, t.end - delay), Line::Receive, "", rank::EDGE);
     push(t, (t.end - delay, t.end), Line::Generator, "", rank::EDGE);
 }

@@ -81,7 +81,7 @@ pub fn judge(case: &Case) -> Judgement {
         );
         return refuted(case, ID, why, &[]);
     }
-    finding(case, held, still_held, at_once.len())
+    finding(case, held, still_held, &at_once)
 }
 
 fn missing(case: &Case, held: &Held) -> String {
@@ -93,7 +93,8 @@ fn missing(case: &Case, held: &Held) -> String {
     format!("{ms} pass after the first byte of answers while the service does nothing; {why}")
 }
 
-fn finding(case: &Case, held: Held, still: usize, tried: usize) -> Judgement {
+fn finding(case: &Case, held: Held, still: usize, at_once: &[&Exchange]) -> Judgement {
+    let tried = at_once.len();
     let cost_ms = held.cost_ms(case);
     let claim = format!(
         "{} of {} answers are held back for about {} after their first packet ({} of the mean \
@@ -106,7 +107,8 @@ fn finding(case: &Case, held: Held, still: usize, tried: usize) -> Judgement {
         if still == 0 { "none".to_string() } else { count(still as f64) },
     );
     let text = idioms::write(case, "", Protocol::Http, Remedy::WholeAnswer, &BTreeMap::new());
-    let prediction = retime::predict(case, &held.edits, ID);
+    let after: Vec<f64> = at_once.iter().map(|x| x.latency().as_ms()).collect();
+    let prediction = retime::observed(case, &after, ID);
     Draft {
         rule: ID,
         confidence: 0.95,

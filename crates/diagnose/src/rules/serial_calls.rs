@@ -98,7 +98,7 @@ fn edits(case: &Case) -> (Vec<Edit>, Vec<Vec<usize>>) {
         let longest = chain.iter().copied().max_by_key(|&c| (request.calls[c].duration(), c));
         let calls: Vec<usize> = chain.iter().copied().filter(|c| Some(*c) != longest).collect();
         let replacement_ns = ISSUE_NS * calls.len() as f64;
-        Edit { calls, replacement_ns, ..Edit::default() }
+        Edit { calls, replacement_ns, clients: true, ..Edit::default() }
     };
     (case.requests.iter().zip(&chains).map(edit).collect(), chains)
 }

@@ -91,7 +91,7 @@ pub fn judge(case: &Case) -> Judgement {
     }
     let edits: Vec<Edit> = calls
         .iter()
-        .map(|c| Edit { calls: c.iter().copied().collect(), ..Edit::default() })
+        .map(|c| Edit { calls: c.iter().copied().collect(), clients: true, ..Edit::default() })
         .collect();
     let cost_ms = retime::cost_ms(case, &edits);
     let one: f64 = case

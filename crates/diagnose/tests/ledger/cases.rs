@@ -117,6 +117,39 @@ fn counters_name_cpu_where_threads_could_not_be_recorded() {
 }
 
 #[test]
+fn what_threads_wait_for_holds_nobody_up_when_an_acknowledgement_sends_the_rest() {
+    let answered = |last_written: u64| {
+        let mut s = Scene::new();
+        let window = s.window(Arm::Warm, true, 0, 50_000);
+        s.exchange(window, 0, 45_000);
+        s.edge(4_000, 50, 44_950);
+        s.edges[0].response_start = us(3_000);
+        s.cpu(MAIN, 100, 3_100);
+        s.blocked(MAIN, BlockReason::Timer, 3_100, 15_000);
+        s.cpu(MAIN, 15_000, 15_100);
+        s.cpu(MAIN, last_written - 100, last_written);
+        check(&s)
+    };
+    assert_snapshot!(answered(30_000), @"
+    1 requests, 45000 us
+    41650 receive [answer under way] packets
+    3200 cpu [] context switches
+    50 send [] packets
+    50 receive [] packets
+    50 unattributed [] remainder
+    ");
+    assert_snapshot!(answered(44_960), @"
+    1 requests, 45000 us
+    29760 receive [answer under way] packets
+    11900 timer [] context switches
+    3190 cpu [] context switches
+    50 send [] packets
+    50 receive [] packets
+    50 unattributed [] remainder
+    ");
+}
+
+#[test]
 fn a_sleep_is_unattributed_until_the_traced_pass_names_it() {
     let mut s = Scene::new();
     for n in 0..3 {

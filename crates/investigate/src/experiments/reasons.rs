@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 const FEWEST: u64 = 6;
 /// Most requests driven: the shares of reasons vary from request to request.
 const MOST: u64 = 40;
-/// Beyond the fewest, requests are driven for this long at most.
+/// Beyond the fewest, requests are driven for this long at most, and for half of what is left of
+/// the budget: other experiments have a claim to it too.
 const TIME: Duration = Duration::from_millis(1_500);
 
 /// Drives some requests with system calls traced, then returns to the cheap pass.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let cheap = run.pass;
     run.senses.attach(&mut run.recorder, Pass { syscalls: true, ..cheap })?;
-    let end = Instant::now() + TIME;
+    let end = Instant::now() + run.share(2).min(TIME);
     for variant in 0..MOST {
         if run.over() || variant >= FEWEST && Instant::now() >= end {
             break;
