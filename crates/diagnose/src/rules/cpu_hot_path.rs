@@ -103,17 +103,25 @@ fn covered(request: &Request, from: u64, to: u64, blind: bool) -> bool {
     })
 }
 
-/// One edit per request: the computing goes. `share` of it, where stacks say how much lies under
-/// the hot function.
+/// One edit per request: the computing goes. Where stacks say what `share` of all CPU lies under
+/// the hot function, as much of the computing as that is: the rest is drivers' work between calls.
 pub fn edits(case: &Case, share: f64) -> Vec<Edit> {
     let counted = if case.has_intervals() { None } else { case.cpu_ms().map(|ms| ms * 1e6) };
     let edit = |at: usize| {
-        let stretches: Vec<Extent> = bursts(case, at).iter().map(|b| b.extent).collect();
+        let (bursts, request) = (bursts(case, at), &case.requests[at]);
+        let stretches: Vec<Extent> = bursts.iter().map(|b| b.extent).collect();
         let length = retime::length(&stretches) as f64;
         // A sum has no position: what fits between calls may be the driver's work there.
-        let slivers = (case.requests[at].line_ns(Line::Unattributed) as f64 - length).max(0.0);
-        let cpu = counted.map_or(length, |c| (c - slivers).clamp(0.0, length));
-        let stays = (length - cpu * share).max(ANSWER_NS.min(length));
+        let slivers = (request.line_ns(Line::Unattributed) as f64 - length).max(0.0);
+        let goes = match counted {
+            Some(c) => share * (c - slivers).clamp(0.0, length),
+            None => {
+                let all = (request.line_ns(Line::Cpu) + request.line_ns(Line::Gc)) as f64;
+                let computing = bursts.iter().map(|b| b.cpu_ns).sum::<u64>().max(1) as f64;
+                length * (share * all / computing).min(1.0)
+            }
+        };
+        let stays = (length - goes).max(ANSWER_NS.min(length));
         Edit { stretches, replacement_ns: stays, ..Edit::default() }
     };
     (0..case.requests.len()).map(edit).collect()

@@ -123,11 +123,12 @@ fn silences(k: &Knowledge, exchanges: &[&Exchange], least_ms: f64) -> usize {
     signs.windows(2).filter(|pair| (pair[1] - pair[0]).as_ms() >= least_ms).count()
 }
 
-/// Silent turns a request, over all steps; `None` without any.
+/// Silent turns a request, in the step that has most of them; `None` without any step. Turns of
+/// several requests that follow each other without a sign in between count as one: the more are in
+/// flight the more often that happens, so that steps differ and the most telling one decides.
 fn turns(steps: &[Step]) -> Option<f64> {
-    let requests: usize = steps.iter().map(|s| s.requests).sum();
-    let silences: usize = steps.iter().map(|s| s.silences).sum();
-    (requests > 0).then(|| silences as f64 / requests as f64)
+    let of = |s: &Step| s.silences as f64 / s.requests.max(1) as f64;
+    steps.iter().map(of).reduce(f64::max)
 }
 
 /// Whether the loop is blocked: with several requests in flight each has a turn to itself, or,

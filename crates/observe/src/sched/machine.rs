@@ -1,7 +1,8 @@
 //! From events to intervals: one state per thread at every instant. Pure.
 //!
 //! Doubled events do no harm (a thread may end up with an inherited and an own perf event), and
-//! cutting at a window boundary loses nothing: the rest starts where the part ended.
+//! cutting at a window boundary loses nothing: the rest starts where the part ended. A record that
+//! the kernel did not write is noticed by the next one that contradicts it, or at a boundary.
 
 use super::record::{Event, Stamped};
 use super::round_trips::RoundTrips;
@@ -11,6 +12,11 @@ use std::collections::{BTreeSet, HashMap};
 
 /// A wake-up this shortly before the thread left the CPU met it on its way to sleep.
 const WAKE_RACE: Nanos = Nanos(20_000);
+/// Of two records that a thread left the CPU this far apart the second is no double of the first.
+const DOUBLED: Nanos = Nanos(100_000);
+/// A thread in the run queue or on the CPU for this long at a boundary is looked at: it may sleep
+/// without a record of it.
+const LONG: Nanos = Nanos(20_000_000);
 /// Intervals held between two drains; beyond it they are counted as lost (64 bytes each).
 const INTERVALS: usize = 4 << 20;
 
@@ -32,6 +38,8 @@ struct Thread {
     pid: i32,
     state: State,
     since: Nanos,
+    /// Last event.
+    seen: Nanos,
     call: Option<Syscall>,
     entered: Nanos,
     /// Blocked intervals of the current call: indices into `out`; they learn the reason at its end.
@@ -59,8 +67,8 @@ pub(crate) struct Machine {
     pub trips: RoundTrips,
     /// Threads seen reading or writing a socket.
     pub serving: BTreeSet<i32>,
-    /// Intervals that did not fit.
-    pub overflow: u64,
+    /// Intervals that did not fit, and records that must have been but did not come.
+    pub missed: u64,
     arch: Arch,
 }
 
@@ -74,7 +82,7 @@ impl Machine {
             fds: FdKinds::new(),
             trips: RoundTrips::default(),
             serving: BTreeSet::new(),
-            overflow: 0,
+            missed: 0,
             arch,
         }
     }
@@ -115,12 +123,21 @@ impl Machine {
             return;
         }
         let Some(thread) = self.threads.get_mut(&e.tid) else { return };
+        let seen = std::mem::replace(&mut thread.seen, e.at);
         match e.event {
             Event::In if thread.state != State::Running => {
                 thread.raced = None;
                 self.turn(e.tid, e.at, State::Running);
             }
-            Event::Out { preempted } if !thread.off_cpu() => self.left(e.tid, e.at, preempted),
+            Event::Out { preempted } => {
+                let known = !thread.off_cpu();
+                // Who leaves the CPU was on it.
+                let missed = !known && seen + DOUBLED < e.at;
+                self.missed += u64::from(missed);
+                if known || missed {
+                    self.left(e.tid, e.at, preempted);
+                }
+            }
             Event::Deep => thread.deep = Some(e.at),
             Event::Wake { by } => self.woke(e.tid, e.at, by),
             Event::Enter { nr, args } => self.entered(e.tid, e.at, nr, args),
@@ -253,7 +270,7 @@ impl Machine {
             State::Unknown => ThreadState::Running { kernel },
         };
         if self.out.len() >= INTERVALS {
-            self.overflow += 1;
+            self.missed += 1;
             return;
         }
         if kernel && matches!(state, ThreadState::Blocked { .. }) {
@@ -269,7 +286,8 @@ impl Machine {
     }
 
     /// Cuts every thread's current interval at `at` and hands out all of them, by start.
-    /// `runs` says whether a thread of which nothing was seen is running.
+    /// `runs` says whether a thread is running or could: one of which nothing was seen, or nothing
+    /// for long.
     pub(crate) fn cut(
         &mut self,
         at: Nanos,
@@ -278,15 +296,18 @@ impl Machine {
         let tids: Vec<i32> = self.threads.keys().copied().collect();
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
+            let asleep = State::Blocked { waker: None, deep: false };
             if thread.state == State::Unknown {
-                let running = runs(thread.pid, tid);
-                thread.state = if running {
-                    State::Running
-                } else {
-                    State::Blocked { waker: None, deep: false }
-                };
+                thread.state = if runs(thread.pid, tid) { State::Running } else { asleep };
             }
-            let state = thread.state;
+            let mut state = thread.state;
+            if !matches!(state, State::Blocked { .. })
+                && thread.seen + LONG < at
+                && !runs(thread.pid, tid)
+            {
+                self.missed += 1;
+                state = asleep;
+            }
             self.turn(tid, at, state);
             self.provisional(tid);
         }
@@ -317,6 +338,7 @@ impl Thread {
             pid,
             state,
             since,
+            seen: since,
             call: None,
             entered: Nanos::ZERO,
             blocked: Vec::new(),
@@ -382,6 +404,31 @@ mod tests {
             &[at(300, 1, Event::Out { preempted: true }), at(400, 1, Event::In)],
             &[(100, 300, RUN), (300, 400, ThreadState::Runnable), (400, 1000, RUN)],
         );
+    }
+
+    #[test]
+    fn a_record_that_did_not_come_is_noticed() {
+        let ms = |n: u64| n * 1_000_000;
+        let mut machine = Machine::new(Arch::X86);
+        machine.add(1, 1, Nanos(0), true);
+        machine.feed(&[at(ms(1), 1, OUT), at(ms(2), 1, Event::Wake { by: 9 })]);
+        let mut cut = |events: &[Stamped], until: u64, runs: bool| {
+            machine.feed(events);
+            let states: Vec<_> =
+                machine.cut(Nanos(ms(until)), |_, _| runs).iter().map(|i| i.state).collect();
+            (states, std::mem::take(&mut machine.missed))
+        };
+        let unknown = ThreadState::Blocked { reason: BlockReason::Unknown, waker: None };
+        let woken = blocked(BlockReason::Unknown, 9);
+        let runnable = ThreadState::Runnable;
+        // It came between 2 and 5 ms, at a moment of which there is no record.
+        let left = [at(ms(5), 1, OUT), at(ms(5) + 900, 1, OUT)];
+        assert_eq!(cut(&left, 6, false), (vec![RUN, woken, runnable, unknown], 1));
+        assert_eq!(cut(&[at(ms(7), 1, Event::In)], 8, false), (vec![unknown, RUN], 0));
+        assert_eq!(cut(&[], 40, true), (vec![RUN], 0));
+        // It sleeps, and nobody told.
+        assert_eq!(cut(&[], 41, false), (vec![RUN], 1));
+        assert_eq!(cut(&[], 42, false), (vec![unknown], 0));
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Scheduler {
         core.collect(now);
         let runs = |pid: i32, tid: i32| proc::thread_runs(pid, tid);
         let intervals = core.machine.cut(now, runs);
-        let lost = std::mem::take(&mut core.lost) + std::mem::take(&mut core.machine.overflow);
+        let lost = std::mem::take(&mut core.lost) + std::mem::take(&mut core.machine.missed);
         SchedBatch {
             intervals,
             calls: core.machine.trips.take(),
