@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import plans
 from .client import Foreign, served, solo, wake_ns
-from .services import Perfwright, everything, results_folder
+from .services import Perfwright, everything, results_folder, warm_windows
 from .table import describe, share, table
 from .truth import Band, hull, median_ms, of_served, typical
 from .verdict import cells, sum_problem
@@ -95,7 +95,7 @@ def compare(options, perfwright, service, name, runtime, plan, wake, number):
         if options.foreign:
             stack.enter_context(Foreign(port, plans.endpoint(FOREIGN_PLAN), options.foreign, options.seed + number))
         report, problem = perfwright.investigate(name, port, path)
-        windows = perfwright.warm_windows(report) if report else []
+        windows = warm_windows(perfwright.results / "runs", report) if report else []
         answers = served(port, path, windows, WORKERS.get(runtime, 1))
     after = solo(port, pid, path, options.requests)
     wall = median_ms(before + after)

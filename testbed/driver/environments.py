@@ -7,14 +7,13 @@ import re
 import shutil
 import statistics
 import subprocess
-import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import leftovers, plans, surroundings
 from .client import Connection, served
-from .services import PORTS, Perfwright, SetupFailed, databases, results_folder, seconds
+from .services import PORTS, Perfwright, SetupFailed, databases, results_folder, seconds, warm_windows
 from .surroundings import readable
 from .table import describe, table
 from .verdict import TOLERANCE_MS, TOLERANCE_SHARE, sum_problem
@@ -24,8 +23,6 @@ PROBES = ("process", "process-fds", "network-namespace", "packet-capture", "cont
           "thread-counters")
 ROOT = dict.fromkeys(("process-fds", "network-namespace", "packet-capture", "context-switches", "wakeups", "syscalls",
                       "thread-counters"), OK)
-# requests before the warm ones: one probe and eight until caches are full
-WARM_UP = 9
 # threads of a process that is not known, or of nobody
 NO_THREADS = dict.fromkeys(("context-switches", "wakeups", "syscalls", "thread-counters"), NO)
 NO_PERF = dict.fromkeys(("context-switches", "wakeups", "syscalls"), NO)
@@ -243,7 +240,6 @@ def examine(one, runner, options, name, fault, first):
     path = plans.endpoint(fault.plan, fault.size)
     if not place.command:
         warm(place, path)
-    since = time.monotonic_ns()
     code, text, found = runner.run("investigate", "--format", "json", "--budget", options.budget, "--seed",
                                    str(options.seed), "--out", str(runner.home / "out"), "--endpoint", "GET " + path,
                                    url, limit=seconds(options.budget) * 2 + 60)
@@ -255,7 +251,7 @@ def examine(one, runner, options, name, fault, first):
         problems += report_problems(one, report)
         answer = answer_of(report, fault)
         problems += answer_problems(one.environment, fault, report)
-        problems += latency_problems(one.environment, place, path, since, report)
+        problems += latency_problems(one.environment, place, path, runner.home / "out", report)
         said = "level %s, %s" % (report["target"]["level"], answer)
         one.answers.append("%s: %s" % ("/".join(fault.rules), answer))
     one.problems += ["%s: %s" % (name, problem) for problem in problems]
@@ -348,7 +344,7 @@ def answer_problems(environment, fault, report):
     return found
 
 
-def latency_problems(environment, place, path, since, report):
+def latency_problems(environment, place, path, out, report):
     """The client's latency against the service's own account of the same requests; the phases of a warm request."""
     endpoint, found = report["endpoints"][0], []
     latency = endpoint["latency_ms"]
@@ -358,9 +354,7 @@ def latency_problems(environment, place, path, since, report):
     for row in endpoint["ledger"]:
         lines[row["line"]] = lines.get(row["line"], 0.0) + row["ms"]
     if not place.command:
-        # in order of arrival: the probe, the warm-up, then the requests the latency rests on
-        totals = [answer["total"] / 1e6 for answer in served(place.port, path, [(since, time.monotonic_ns())], host=place.host)]
-        solo = totals[WARM_UP:WARM_UP + endpoint["requests"]]
+        solo = [answer["total"] / 1e6 for answer in served(place.port, path, warm_windows(out, report), host=place.host)]
         truth = statistics.median(solo) if solo else 0.0
         # waiting for a core before the handler begins is not in the service's own account
         slack = max(TOLERANCE_MS, TOLERANCE_SHARE * truth) + lines.get("runnable", 0.0) + lines.get("generator", 0.0)

@@ -171,14 +171,14 @@ class Perfwright:
             return None, "its JSON cannot be read: %s" % error
 
 
-    def warm_windows(self, report):
-        """Start and end, monotonic nanoseconds, of the windows whose requests the ledger rests on."""
-        evidence = self.results / "runs" / "runs" / report["run"]["id"] / "evidence"
-        windows = []
-        for path in evidence.glob("windows-*.json.zst"):
-            text = subprocess.run(["zstd", "-dc", str(path)], capture_output=True, check=True).stdout
-            windows += json.loads(text)["body"]["data"]
-        return [(w["start"], w["end"]) for w in windows if w["driven"] and w["arm"]["arm"] == "warm"]
+def warm_windows(out, report):
+    """Start and end, monotonic nanoseconds, of the windows whose requests the ledger rests on; `out` is the
+    folder that the run was kept in."""
+    windows = []
+    for path in (Path(out) / "runs" / report["run"]["id"] / "evidence").glob("windows-*.json.zst"):
+        text = subprocess.run(["zstd", "-dc", str(path)], capture_output=True, check=True).stdout
+        windows += json.loads(text)["body"]["data"]
+    return [(w["start"], w["end"]) for w in windows if w["driven"] and w["arm"]["arm"] == "warm"]
 
 
 def seconds(text):
