@@ -95,7 +95,7 @@ def compare(options, perfwright, service, name, runtime, plan, wake, number):
         if options.foreign:
             stack.enter_context(Foreign(port, plans.endpoint(FOREIGN_PLAN), options.foreign, options.seed + number))
         report, problem = perfwright.investigate(name, port, path)
-        windows = warm_windows(perfwright.results / "runs", report) if report else []
+        windows = warm_windows(perfwright.out, report) if report else []
         answers = served(port, path, windows, WORKERS.get(runtime, 1))
     after = solo(port, pid, path, options.requests)
     wall = median_ms(before + after)

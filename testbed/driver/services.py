@@ -145,7 +145,7 @@ class Perfwright:
     """Runs `perfwright investigate` and keeps what it said."""
 
     def __init__(self, budget, results):
-        self.budget, self.results = budget, results
+        self.budget, self.results, self.out = budget, results, results / "runs"
         self.binary = os.environ.get("PERFWRIGHT") or str(REPOSITORY / "target" / "release" / "perfwright")
         if not os.access(self.binary, os.X_OK):
             raise SetupFailed("no perfwright at %s\nhint: cargo build --release, or set PERFWRIGHT" % self.binary)
@@ -153,7 +153,7 @@ class Perfwright:
     def investigate(self, name, port, path):
         """The report, or the reason why there is none."""
         command = [self.binary, "investigate", "--format", "json", "--budget", self.budget,
-                   "--out", str(self.results / "runs"), "--endpoint", "GET " + path,
+                   "--out", str(self.out), "--endpoint", "GET " + path,
                    "http://%s:%d" % (HOST, port)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@
 use crate::Knowledge;
 use crate::background::{self, Background, Fingerprint, Stretch};
 use crate::timeline::Edges;
-use evidence::{Exchange, Nanos, Operation, ThreadState};
+use evidence::{Exchange, Nanos, Operation};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Requests of others that must have been seen alone before a thread is held to be ours only.
@@ -81,11 +81,8 @@ impl Idle {
         let mut idle = Idle::default();
         let mut found: BTreeMap<Vec<Fingerprint>, Vec<Vec<Slot>>> = BTreeMap::new();
         for w in background::all_idle(k) {
-            idle.threads.extend(
-                k.busy_within(w.0, w.1)
-                    .filter(|i| matches!(i.state, ThreadState::Running { .. }))
-                    .map(|i| i.tid),
-            );
+            idle.threads
+                .extend(k.busy_within(w.0, w.1).filter(|i| i.state.is_running()).map(|i| i.tid));
             let requests: Vec<Stretch> = b.foreign_within(w.0, w.1).collect();
             let whole = requests.iter().filter(|f| f.0 >= w.0 && f.1 <= w.1);
             for f in whole {
@@ -180,10 +177,7 @@ impl Scope {
             return None;
         }
         let at = |i: &&evidence::ThreadInterval| {
-            matches!(i.state, ThreadState::Running { .. })
-                && k.serves(i.tid)
-                && i.start <= start
-                && start <= i.end + SLACK
+            i.state.is_running() && k.serves(i.tid) && i.start <= start && start <= i.end + SLACK
         };
         let running: BTreeSet<i32> =
             k.busy_within(start - SLACK, start + Nanos(1)).filter(at).map(|i| i.tid).collect();
@@ -203,9 +197,7 @@ fn own_threads(k: &Knowledge, within: Stretch, requests: &[Stretch], idle: &Idle
     }
     let joined = background::union(requests, within);
     let mut outside: BTreeMap<i32, f64> = BTreeMap::new();
-    let running = |i: &&evidence::ThreadInterval| {
-        matches!(i.state, ThreadState::Running { .. }) && k.serves(i.tid)
-    };
+    let running = |i: &&evidence::ThreadInterval| i.state.is_running() && k.serves(i.tid);
     for i in k.busy_within(within.0, within.1).filter(running) {
         let (start, end) = (i.start.max(within.0), i.end.min(within.1));
         let hidden: Nanos = joined.iter().map(|f| f.1.min(end) - f.0.max(start)).sum();

@@ -3,7 +3,7 @@
 //! packets at the service's own port from client ports that are not ours.
 
 use crate::Knowledge;
-use evidence::{Arm, Call, Nanos, Operation, ProcessRole, ThreadState, Window};
+use evidence::{Arm, Call, Nanos, Operation, ProcessRole, Window};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A half-open stretch of time.
@@ -180,7 +180,7 @@ pub(crate) fn quiet_cpu_rates(k: &Knowledge, b: &Background) -> Vec<f64> {
 /// Time serving threads spend on the CPU within a stretch, summed over threads, nanoseconds.
 pub fn serving_cpu(k: &Knowledge, within: Stretch) -> f64 {
     k.busy_within(within.0, within.1)
-        .filter(|i| matches!(i.state, ThreadState::Running { .. }) && k.serves(i.tid))
+        .filter(|i| i.state.is_running() && k.serves(i.tid))
         .map(|i| (i.end.min(within.1) - i.start.max(within.0)).0 as f64)
         .sum()
 }

@@ -91,9 +91,15 @@ impl Saving {
 
 /// Run-queue delay within the extents.
 fn queued(request: &Request, extents: &[Extent]) -> u64 {
-    let waits = request.pieces.iter().filter(|p| p.line == Line::Runnable);
-    let waits: Vec<Extent> = waits.map(|p| (p.start, p.end)).collect();
-    length(extents) - length(&subtract(extents, &waits))
+    extents.iter().map(|e| time_on(request, Line::Runnable, *e)).sum()
+}
+
+/// Time of the partition on a line within an extent, nanoseconds.
+fn time_on(request: &Request, line: Line, within: Extent) -> u64 {
+    let first = request.pieces.partition_point(|p| p.end <= within.0);
+    let pieces = request.pieces[first..].iter().take_while(|p| p.start < within.1);
+    let of_line = pieces.filter(|p| p.line == line);
+    of_line.map(|p| p.end.min(within.1) - p.start.max(within.0)).sum()
 }
 
 /// Extents of the executed calls that stay.
@@ -154,18 +160,10 @@ fn client_ns(request: &Request, gone: &[Extent], kept: &[Extent]) -> u64 {
     all.sort_unstable();
     let between = |pair: &[(Extent, bool)]| {
         let sides = pair.iter().filter(|(_, goes)| *goes).count() as u64;
-        let cpu = cpu_within(request, (pair[0].0.1, pair[1].0.0));
+        let cpu = time_on(request, Line::Cpu, (pair[0].0.1, pair[1].0.0));
         (cpu * sides / 2).min(sides * CLIENT_CPU_NS)
     };
     all.windows(2).map(between).sum()
-}
-
-/// CPU of the partition within an extent, nanoseconds.
-fn cpu_within(request: &Request, within: Extent) -> u64 {
-    let first = request.pieces.partition_point(|p| p.end <= within.0);
-    let pieces = request.pieces[first..].iter().take_while(|p| p.start < within.1);
-    let cpu = pieces.filter(|p| p.line == Line::Cpu);
-    cpu.map(|p| p.end.min(within.1) - p.start.max(within.0)).sum()
 }
 
 fn clip(s: Extent, request: &Request) -> Extent {
@@ -255,18 +253,18 @@ pub fn predict(case: &Case, edits: &[Edit], rule: &str) -> Option<Prediction> {
         ];
         parts.iter().map(|p| p * p).sum::<f64>().sqrt()
     };
-    estimate(case, &after, rule, &model, PredictionMethod::Modelled)
+    becomes(case, &after, rule, &model, PredictionMethod::Modelled)
 }
 
 /// Predicts latency after a fix from requests that were answered as if it were made,
 /// milliseconds; the interval is widened by [`MODEL_REMAINDER`]. `None` without such requests.
 pub fn observed(case: &Case, after: &[f64], rule: &str) -> Option<Prediction> {
-    estimate(case, after, rule, &|after| MODEL_REMAINDER * after, PredictionMethod::Probed)
+    becomes(case, after, rule, &|after| MODEL_REMAINDER * after, PredictionMethod::Probed)
 }
 
 /// The prediction that latency becomes like `after`; `model` is the model's error at a latency,
 /// milliseconds.
-fn estimate(
+fn becomes(
     case: &Case,
     after: &[f64],
     rule: &str,

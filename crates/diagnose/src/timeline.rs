@@ -170,9 +170,8 @@ fn push(t: &mut Timeline, (start, end): (Nanos, Nanos), line: Line, detail: &str
 /// waited for meanwhile held nobody up.
 fn held(k: &Knowledge, x: &Exchange, edges: &Edges) -> bool {
     let recorded = edges.packets && k.busy_within(edges.arrived, edges.left).next().is_some();
-    let running = |i: &ThreadInterval| matches!(i.state, ThreadState::Running { .. });
-    let mut at_work = k.busy_within(edges.left, edges.left + Nanos(1)).filter(|i| running(i));
-    recorded && x.body_bytes <= INITIAL_WINDOW && at_work.next().is_none()
+    let mut leaving = k.busy_within(edges.left, edges.left + Nanos(1));
+    recorded && x.body_bytes <= INITIAL_WINDOW && !leaving.any(|i| i.state.is_running())
 }
 
 fn client_phases(t: &mut Timeline, x: &Exchange, edges: &Edges, answering: u8) {

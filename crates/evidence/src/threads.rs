@@ -48,6 +48,13 @@ pub enum ThreadState {
     },
 }
 
+impl ThreadState {
+    /// Whether the thread is on a CPU, in user or kernel mode.
+    pub fn is_running(self) -> bool {
+        matches!(self, ThreadState::Running { .. })
+    }
+}
+
 /// One interval of one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ThreadInterval {

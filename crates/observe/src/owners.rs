@@ -3,7 +3,7 @@
 //! only by time: a thread of the service was on a CPU when its first packet left.
 
 use crate::discovery::Flows;
-use evidence::{Call, Nanos, Operation, ThreadInterval, ThreadState};
+use evidence::{Call, Nanos, Operation, ThreadInterval};
 use std::collections::HashMap;
 
 /// Difference between a packet's stamp and the thread's switch records.
@@ -113,7 +113,7 @@ impl Starts {
 
 /// When at least one thread was on a CPU: disjoint, by start.
 fn on_cpu(intervals: &[ThreadInterval]) -> Vec<(Nanos, Nanos)> {
-    let running = |i: &&ThreadInterval| matches!(i.state, ThreadState::Running { .. });
+    let running = |i: &&ThreadInterval| i.state.is_running();
     let mut out: Vec<(Nanos, Nanos)> = Vec::new();
     for i in intervals.iter().filter(running) {
         match out.last_mut() {
@@ -158,7 +158,7 @@ mod tests {
         let other = (1, "127.0.0.1:81".parse().unwrap());
         let foreign = [at(2), other].into();
         let flows = Flows { mine: [at(1)].into(), foreign, ..Flows::default() };
-        let state = ThreadState::Running { kernel: false };
+        let state = evidence::ThreadState::Running { kernel: false };
         let interval =
             |r: &(u64, u64)| ThreadInterval { tid: 1, start: Nanos(r.0), end: Nanos(r.1), state };
         let intervals: Vec<ThreadInterval> = running.iter().map(interval).collect();

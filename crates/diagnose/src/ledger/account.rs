@@ -4,7 +4,7 @@ use super::{foreign, reasons, sweep};
 use crate::Knowledge;
 use crate::background::{self, Background};
 use crate::timeline::{self, Edges, Keep};
-use evidence::{Arm, CallSource, Exchange, Line, ProcessRole, ThreadState, Timeline};
+use evidence::{Arm, CallSource, Exchange, Line, ProcessRole, Timeline};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Line and detail.
@@ -232,9 +232,7 @@ fn idle_cpu(k: &Knowledge, b: &Background, accounts: &mut Accounts) {
 fn counters(k: &Knowledge, endpoint: &str, exchanges: &[&Exchange], accounts: &mut Accounts) {
     let rates = background::counter_rates(k, endpoint, ProcessRole::Service).unwrap_or((0.0, 0.0));
     for (x, a) in exchanges.iter().zip(&mut accounts.list) {
-        let recorded = k
-            .busy_within(x.phases.start, x.phases.end)
-            .any(|i| matches!(i.state, ThreadState::Running { .. }));
+        let recorded = k.busy_within(x.phases.start, x.phases.end).any(|i| i.state.is_running());
         let window = k.windows.get(&x.window);
         let used = k.counters_of(x.window, ProcessRole::Service);
         let (false, Some(window), Some(used)) = (recorded, window, used) else { continue };

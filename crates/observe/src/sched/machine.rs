@@ -297,18 +297,19 @@ impl Machine {
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
             let asleep = State::Blocked { waker: None, deep: false };
-            if thread.state == State::Unknown {
-                thread.state = if runs(thread.pid, tid) { State::Running } else { asleep };
-            }
-            let mut state = thread.state;
-            if !matches!(state, State::Blocked { .. })
-                && thread.seen + LONG < at
-                && !runs(thread.pid, tid)
-            {
-                self.missed += 1;
-                state = asleep;
-            }
-            self.turn(tid, at, state);
+            let quiet = thread.seen + LONG < at;
+            let next = match thread.state {
+                State::Unknown => {
+                    thread.state = if runs(thread.pid, tid) { State::Running } else { asleep };
+                    thread.state
+                }
+                State::Running | State::Runnable if quiet && !runs(thread.pid, tid) => {
+                    self.missed += 1;
+                    asleep
+                }
+                known => known,
+            };
+            self.turn(tid, at, next);
             self.provisional(tid);
         }
         let mut out = std::mem::take(&mut self.out);
