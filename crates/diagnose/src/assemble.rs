@@ -2,7 +2,7 @@
 //! from stored evidence; what was not measured is null.
 
 use crate::case::EMBEDDED;
-use crate::{Knowledge, demand, headline, ledger, timeline, waterfall};
+use crate::{Knowledge, command, demand, headline, ledger, timeline, waterfall};
 use evidence::{
     Arm, Band, Coverage, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding,
     LatencyMs, LedgerRow, Line, Monitoring, Nanos, OtherKind, Report, ReportRun, ReportTarget,
@@ -65,17 +65,8 @@ fn run(k: &Knowledge) -> ReportRun {
         seed: r.seed,
         seconds: r.seconds.map(round3),
         ended_because: r.ended_because.clone(),
-        command: r.command.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" "),
+        command: r.command.iter().map(|w| command::quoted(w)).collect::<Vec<_>>().join(" "),
     }
-}
-
-/// A word as a POSIX shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.into();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn target(k: &Knowledge) -> ReportTarget {
@@ -144,6 +135,7 @@ fn endpoint(k: &Knowledge, name: &str) -> EndpointReport {
         ledger: rows(&wall),
         tail_ledger: tail,
         other_kind: other_kind(&other),
+        objectives: vec![],
         demand: demand::ledger(k, name).into_iter().map(rounded).collect(),
         waterfalls: waterfall::typical_and_slow(&timeline::build(k, name, &arm), &wall),
     }

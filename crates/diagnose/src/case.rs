@@ -4,7 +4,7 @@
 
 use crate::retime::{self, DRIVER_CPU_NS};
 use crate::rules::{sql_n_plus_one, sql_repeated_statement};
-use crate::{Knowledge, headline, ledger, timeline};
+use crate::{Knowledge, command, headline, ledger, timeline};
 use evidence::ProbeState::{self, Unavailable};
 use evidence::{
     Arm, Band, Call, Coverage, EvidenceId, Exchange, ExperimentKind, Line, Nanos, Operation, Peer,
@@ -351,8 +351,8 @@ impl<'a> Case<'a> {
             let host = host_of(&self.knowledge.target.url);
             return format!(
                 "on {host}: perfwright observe --listen 0.0.0.0:7070 --token env:PERFWRIGHT_TOKEN; \
-                 here: {} --observer {host}:7070",
-                self.command("")
+                 here: {}",
+                self.command(&format!("--observer {host}:7070"))
             );
         }
         if service.is_none() {
@@ -374,13 +374,12 @@ impl<'a> Case<'a> {
         format!("sudo {}", self.command(""))
     }
 
-    /// The command that investigates this endpoint, with extra flags.
+    /// The command that investigates this again, as the run was started, with extra flags.
     pub fn command(&self, flags: &str) -> String {
-        let mut c = format!("perfwright investigate {}", self.url());
-        if !flags.is_empty() {
-            c = format!("{c} {flags}");
+        match command::again(&self.knowledge.run.command, flags) {
+            again if !again.is_empty() => again,
+            _ => format!("perfwright investigate {} {flags}", self.url()).trim_end().into(),
         }
-        c
     }
 }
 

@@ -9,6 +9,7 @@ pub mod assemble;
 mod attribution;
 pub mod background;
 pub mod case;
+pub mod command;
 pub mod demand;
 pub mod headline;
 pub mod hypotheses;

@@ -36,8 +36,9 @@ pub use profile::{Frame, FrameKind, StackProfile, StackSample};
 pub use record::{Evidence, EvidenceBody, EvidenceId, LossCount};
 pub use redact::{Redactor, SqlDialect, VALUES_LIMIT};
 pub use report::{
-    CallReport, CurvePoint, EndpointReport, LatencyMs, LedgerRow, Monitoring, OtherKind, Report,
-    ReportRun, ReportTarget, RequestReport, Resource, SCHEMA, WaterfallBar, WaterfallReport,
+    CallReport, CurvePoint, EndpointReport, LatencyMs, LedgerRow, Monitoring, ObjectiveReport,
+    OtherKind, Report, ReportRun, ReportTarget, RequestReport, Resource, SCHEMA, Verdict,
+    WaterfallBar, WaterfallReport,
 };
 pub use run::{HostFacts, RunInfo, RunState, SCHEMA_VERSION};
 pub use secret::{

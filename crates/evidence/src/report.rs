@@ -190,6 +190,29 @@ pub struct RequestReport {
     pub calls: Vec<CallReport>,
 }
 
+/// Whether an endpoint gives what is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It does.
+    Met,
+    /// It does not.
+    Missed,
+    /// Too little was measured to tell.
+    Unknown,
+}
+
+/// An objective, judged by what was measured of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectiveReport {
+    /// As given.
+    pub objective: String,
+    /// Whether it is met.
+    pub verdict: Verdict,
+    /// By what; where it cannot be told, why.
+    pub why: String,
+}
+
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointReport {
@@ -220,6 +243,9 @@ pub struct EndpointReport {
     /// The other kind of requests, when latencies fall into two with a gap between them.
     #[serde(default)]
     pub other_kind: Option<OtherKind>,
+    /// Objectives and whether they are met.
+    #[serde(default)]
+    pub objectives: Vec<ObjectiveReport>,
     /// Demand ledger.
     pub demand: Vec<DemandEntry>,
     /// Waterfalls of a typical and of a slow request.

@@ -2,7 +2,7 @@
 //! whether a measured endpoint gives it.
 
 use crate::duration::{self, DurationError};
-use evidence::EndpointReport;
+use evidence::{EndpointReport, ObjectiveReport, Verdict};
 use thiserror::Error;
 
 /// What is asked of.
@@ -60,16 +60,9 @@ pub enum ObjectiveError {
     Rate(String),
 }
 
-/// Whether an endpoint gives what is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It does.
-    Met,
-    /// It does not.
-    Missed,
-    /// Too little was measured to tell.
-    Unknown,
-}
+/// Requests above the limit of which half prove a percentile missed: that at least two of three
+/// are above what 95 % of all are below is a matter of 0.7 %.
+const HALF_PROVES: u64 = 3;
 
 impl Objective {
     /// As given, without blanks.
@@ -77,9 +70,26 @@ impl Objective {
         &self.text
     }
 
-    /// Judges an endpoint; the second part says by what. More errors than requests answered, or
-    /// too few requests for a percentile, leave it unknown.
-    pub fn judge(&self, endpoint: &EndpointReport) -> (Verdict, String) {
+    /// Successful requests that it takes to tell that a latency is below the limit
+    /// ([`stats::quantile_bounded`]).
+    pub fn requests(&self) -> usize {
+        let share = match self.measure {
+            Measure::P95 => 0.95,
+            Measure::P99 => 0.99,
+            _ => return 0,
+        };
+        stats::quantile_needs(share)
+    }
+
+    /// As it stands in a report: judged by what was measured of `endpoint`.
+    pub fn report(&self, endpoint: &EndpointReport) -> ObjectiveReport {
+        let (verdict, why) = self.judge(endpoint);
+        ObjectiveReport { objective: self.text.clone(), verdict, why }
+    }
+
+    /// Judges an endpoint; the second part says by what. No request answered, or too few requests
+    /// for a percentile, leave it unknown, unless the median alone is beyond a percentile's limit.
+    fn judge(&self, endpoint: &EndpointReport) -> (Verdict, String) {
         let latency = endpoint.latency_ms.as_ref();
         let (name, value) = match self.measure {
             Measure::Errors => return self.errors(endpoint),
@@ -93,11 +103,20 @@ impl Objective {
             Some(ms) if ms < self.limit => (Verdict::Met, format!("{name} is {ms:.1} ms")),
             Some(ms) => (Verdict::Missed, format!("{name} is {ms:.1} ms")),
             None if latency.is_none() => (Verdict::Unknown, "no request succeeded".into()),
-            None => {
-                let why = format!("{} requests are too few for a {name}", endpoint.requests);
-                (Verdict::Unknown, why)
-            }
+            None => self.beyond_median(name, endpoint),
         }
+    }
+
+    /// A percentile of too few requests.
+    fn beyond_median(&self, name: &str, endpoint: &EndpointReport) -> (Verdict, String) {
+        let answered = endpoint.requests - endpoint.errors.min(endpoint.requests);
+        let p50 = endpoint.latency_ms.map_or(0.0, |l| l.p50);
+        if p50 >= self.limit && answered >= HALF_PROVES {
+            return (Verdict::Missed, format!("even p50 is {p50:.1} ms"));
+        }
+        let needed = self.requests();
+        let why = format!("{answered} requests are too few for a {name}; it takes {needed}");
+        (Verdict::Unknown, why)
     }
 
     fn errors(&self, endpoint: &EndpointReport) -> (Verdict, String) {
@@ -239,6 +258,7 @@ mod tests {
             ledger: vec![],
             tail_ledger: vec![],
             other_kind: None,
+            objectives: vec![],
             demand: vec![],
             waterfalls: vec![],
         };
@@ -248,7 +268,9 @@ mod tests {
         };
         check("p50<11ms", Verdict::Met, "p50 is 10.0 ms");
         check("p95<80ms", Verdict::Missed, "p95 is 80.0 ms");
-        check("p99<1s", Verdict::Unknown, "60 requests are too few for a p99");
+        let few = "57 requests are too few for a p99; it takes 299";
+        check("p99<1s", Verdict::Unknown, few);
+        check("p99<10ms", Verdict::Missed, "even p50 is 10.0 ms");
         check("mean<10ms", Verdict::Missed, "mean is 20.0 ms");
         check("errors<10%", Verdict::Met, "3 of 60 requests failed");
         check("errors<5%", Verdict::Missed, "3 of 60 requests failed");

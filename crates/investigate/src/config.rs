@@ -1,6 +1,7 @@
 //! What a run is told: target, workload, budget, consents.
 
 use evidence::{Consent, Workload};
+use formats::objective::Objective;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,8 +61,8 @@ pub struct Config {
     pub budget: Duration,
     /// Consents.
     pub consents: Consents,
-    /// Objectives as given.
-    pub objectives: Vec<String>,
+    /// Objectives.
+    pub objectives: Vec<Objective>,
     /// Folder that holds `runs/`.
     pub root: PathBuf,
     /// Seed of all random choices.

@@ -2,7 +2,10 @@
 
 use crate::Error;
 use diagnose::Knowledge;
-use evidence::{Evidence, Report, RequestReport, RunInfo};
+use evidence::{
+    EndpointReport, Evidence, ObjectiveReport, Report, RequestReport, RunInfo, Verdict,
+};
+use formats::objective;
 use std::path::Path;
 
 /// What a replay gives.
@@ -39,11 +42,28 @@ pub(crate) fn conclude(run: &RunInfo, evidence: &[Evidence]) -> Report {
 /// As [`conclude`], from what is already indexed.
 pub(crate) fn conclude_from(knowledge: &Knowledge) -> Report {
     let concluded = diagnose::hypotheses::judge_all(knowledge);
-    diagnose::assemble::report(
+    let mut report = diagnose::assemble::report(
         knowledge,
         concluded.findings,
         concluded.exonerated,
         concluded.undecided,
         Vec::new(),
-    )
+    );
+    for endpoint in &mut report.endpoints {
+        let objectives = knowledge.run.objectives.iter();
+        endpoint.objectives = objectives.map(|text| judged(text, endpoint)).collect();
+    }
+    report
+}
+
+/// An objective of the run. One that cannot be read was written by no perfwright that knew it.
+fn judged(text: &str, endpoint: &EndpointReport) -> ObjectiveReport {
+    match objective::parse(text) {
+        Ok(objective) => objective.report(endpoint),
+        Err(e) => ObjectiveReport {
+            objective: text.into(),
+            verdict: Verdict::Unknown,
+            why: e.to_string(),
+        },
+    }
 }

@@ -38,13 +38,18 @@ pub enum Stop {
 }
 
 /// Whether these latencies are enough: the 90 % interval of their mean reaches at most `precision`
-/// of it (0.05 for 5 %) to either side, with at least 20 requests (10 when one takes more than
-/// 200 ms, 5 when more than a second), or the next request would not fit into `budget_left`.
-/// `None`: go on.
-pub fn enough(latencies: &[Nanos], precision: f64, budget_left: Nanos) -> Option<Stop> {
+/// of it (0.05 for 5 %) to either side, with at least `needed` and 20 requests (10 when one takes
+/// more than 200 ms, 5 when more than a second), or the next request would not fit into
+/// `budget_left`. `None`: go on.
+pub fn enough(
+    latencies: &[Nanos],
+    precision: f64,
+    needed: usize,
+    budget_left: Nanos,
+) -> Option<Stop> {
     let values: Vec<f64> = latencies.iter().map(|l| l.as_ms()).collect();
     let mean = mean(&values);
-    let fewest = REQUESTS_MIN.iter().find(|r| mean <= r.0.as_ms()).map_or(0, |r| r.1);
+    let fewest = REQUESTS_MIN.iter().find(|r| mean <= r.0.as_ms()).map_or(0, |r| r.1).max(needed);
     let interval = mean_interval(&values);
     if values.len() >= fewest && interval.high - mean <= precision * mean {
         return Some(Stop::Precise);
@@ -58,8 +63,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(ms: &[f64], budget_ms: f64, expected: Option<Stop>) {
+        check_needed(ms, 0, budget_ms, expected);
+    }
+
+    fn check_needed(ms: &[f64], needed: usize, budget_ms: f64, expected: Option<Stop>) {
         let latencies: Vec<Nanos> = ms.iter().map(|ms| Nanos::from_ms(*ms)).collect();
-        assert_eq!(enough(&latencies, 0.05, Nanos::from_ms(budget_ms)), expected, "{ms:?}");
+        let stop = enough(&latencies, 0.05, needed, Nanos::from_ms(budget_ms));
+        assert_eq!(stop, expected, "{ms:?}");
     }
 
     #[test]
@@ -74,6 +84,9 @@ mod tests {
         check(&[3000.0, 3010.0, 2990.0, 3005.0, 3001.0], 60_000.0, Some(Stop::Precise));
         check(&[3000.0; 4], 2000.0, Some(Stop::Budget));
         check(&[10.0, 50.0].repeat(10), 1000.0, None);
+        check_needed(&[10.0; 58], 59, 1000.0, None);
+        check_needed(&[10.0; 59], 59, 1000.0, Some(Stop::Precise));
+        check_needed(&[10.0; 20], 59, 5.0, Some(Stop::Budget));
     }
 
     proptest! {

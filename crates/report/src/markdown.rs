@@ -1,6 +1,8 @@
 //! Markdown, for tickets and pull requests.
 
-use crate::words::{clean, clean_lines, count, duration, no_finding, no_latency, percent};
+use crate::words::{
+    clean, clean_lines, count, duration, no_finding, no_latency, objective, percent,
+};
 use evidence::{EndpointReport, Finding, LedgerRow, ProbeState, Report};
 use std::fmt::Write;
 
@@ -51,6 +53,9 @@ fn head(out: &mut String, report: &Report) {
 
 fn endpoint(out: &mut String, endpoint: &EndpointReport) {
     put!(out, "\n## `{}`\n\n{}", code(&endpoint.name), cell(&endpoint.headline));
+    for one in &endpoint.objectives {
+        put!(out, "\n{}", cell(&objective(one)));
+    }
     let Some(latency) = endpoint.latency_ms else {
         put!(out, "\n{}", no_latency(endpoint));
         return;

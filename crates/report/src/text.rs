@@ -2,7 +2,8 @@
 
 use crate::style::Style;
 use crate::words::{
-    clean, clean_lines, count, cut, duration, no_finding, no_latency, pad, pad_left, percent, wrap,
+    clean, clean_lines, count, cut, duration, no_finding, no_latency, objective, pad, pad_left,
+    percent, wrap,
 };
 use evidence::{EndpointReport, Estimate, Finding, LedgerRow, ProbeState, Report, WaterfallReport};
 use std::fmt::Write;
@@ -65,6 +66,11 @@ impl Page {
         }
     }
 
+    /// A command in one line, however long, so that it can be copied.
+    fn command(&mut self, lead: &str, command: &str) {
+        self.line(&format!("{lead}{}", clean(command)));
+    }
+
     fn section(&mut self, title: &str) {
         self.line("");
         let title = self.style.bold(title);
@@ -85,6 +91,9 @@ impl Page {
     fn endpoint(&mut self, endpoint: &EndpointReport) {
         self.section(&cut(&clean(&endpoint.name), self.width));
         self.paragraph("  ", 2, &endpoint.headline);
+        for one in &endpoint.objectives {
+            self.paragraph("  ", 2, &objective(one));
+        }
         let Some(latency) = endpoint.latency_ms else {
             self.paragraph("  ", 2, &no_latency(endpoint));
             return;
@@ -292,7 +301,7 @@ impl Page {
             }
             None => self.paragraph("    predicted ", 14, "nothing can be predicted honestly here"),
         }
-        self.paragraph("    verify    ", 14, &finding.fix.verify);
+        self.command("    verify    ", &finding.fix.verify);
     }
 
     fn innocent(&mut self, report: &Report) {
@@ -344,7 +353,7 @@ impl Page {
                 self.paragraph(&format!("  {}  ", pad(&u.rule, 22)), 26, &u.missing);
             }
             if !command.is_empty() {
-                self.paragraph("    decide with  ", 17, command);
+                self.command("    decide with  ", command);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Words and numbers as people read them.
 
-use evidence::{EndpointReport, ExperimentKind, Report};
+use evidence::{EndpointReport, ExperimentKind, ObjectiveReport, Report, Verdict};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Foreign text made harmless and one line: control characters (terminal escapes among them)
@@ -154,6 +154,16 @@ pub fn no_latency(endpoint: &EndpointReport) -> String {
         0 => format!("no request of {n} succeeded"),
         ok => format!("{ok} of {n} requests succeeded, none of which could be used"),
     }
+}
+
+/// Whether an objective is met, and by what.
+pub fn objective(objective: &ObjectiveReport) -> String {
+    let verdict = match objective.verdict {
+        Verdict::Met => "is met",
+        Verdict::Missed => "is missed",
+        Verdict::Unknown => "cannot be told",
+    };
+    format!("objective {} {verdict}: {}", objective.objective, objective.why)
 }
 
 /// An experiment's word.

@@ -7,7 +7,7 @@ mod rng;
 mod split;
 mod summary;
 
-pub use quantile::{median, quantile, quantile_bounded};
+pub use quantile::{median, quantile, quantile_bounded, quantile_needs};
 pub use rng::Rng;
 pub use split::split;
 pub use summary::{Interval, difference_interval, mean, mean_interval, slope, variance};

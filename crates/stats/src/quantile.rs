@@ -27,6 +27,11 @@ pub fn quantile_bounded(values: &[f64], q: f64) -> Option<f64> {
     quantile(values, q)
 }
 
+/// Values that [`quantile_bounded`] needs for the `q`-quantile, `0 < q < 1`.
+pub fn quantile_needs(q: f64) -> usize {
+    (0.05_f64.ln() / q.ln()).ceil() as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +44,7 @@ mod tests {
         assert!(quantile_bounded(&v, 0.95).is_some());
         let v: Vec<f64> = (0..299).map(f64::from).collect();
         assert!(quantile_bounded(&v, 0.99).is_some());
+        assert_eq!([0.95, 0.99].map(quantile_needs), [59, 299]);
     }
 
     #[test]

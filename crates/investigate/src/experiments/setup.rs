@@ -95,7 +95,7 @@ fn run_info(config: &Config, first: &Request) -> RunInfo {
         seed: config.seed,
         target: Target { url: first.origin(), ..Target::default() },
         workload: config.workload.clone(),
-        objectives: config.objectives.clone(),
+        objectives: config.objectives.iter().map(|o| o.text().to_string()).collect(),
         command: config.command.clone(),
         host: observe::host::facts(),
         ..RunInfo::default()

@@ -5,6 +5,7 @@ use crate::Error;
 use crate::event::Event;
 use crate::run::Run;
 use evidence::{Arm, Endpoint, Nanos};
+use formats::objective::Objective;
 use std::time::{Duration, Instant};
 
 /// Requests sent first, whose answers are recorded as cold: caches and JIT are still filling
@@ -23,12 +24,14 @@ const PRECISION: f64 = 0.05;
 /// Solo takes at most this part of an endpoint's share of the budget.
 const PART: f64 = 0.5;
 
-/// Warms up, then measures until the mean is known well enough or the share is spent.
+/// Warms up, then measures until the mean is known well enough, with as many requests as the
+/// objectives need, or the share is spent.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let share = run.share(run.config.workload.endpoints.len()).mul_f64(PART);
     let end = Instant::now() + share;
     let mut latency = warm_up(run, endpoint, end)?;
     let mut latencies: Vec<Nanos> = Vec::new();
+    let needed = run.config.objectives.iter().map(Objective::requests).max().unwrap_or(0);
     let mut variant = 1;
     while !run.over() && Instant::now() < end {
         for is_driven in load::solo::windows(run.config.seed ^ variant, PAIRS) {
@@ -55,7 +58,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         }
         let left = end.saturating_duration_since(Instant::now());
         let left = Nanos(left.as_nanos() as u64);
-        if load::solo::enough(&latencies, PRECISION, left).is_some() {
+        if load::solo::enough(&latencies, PRECISION, needed, left).is_some() {
             break;
         }
     }

@@ -48,8 +48,7 @@ pub(super) fn run(args: &DemoArgs, global: &Global, printer: Printer) -> Result<
     }
     let port = free_port()?;
     let config = config(args, global, port, &folder)?;
-    let status =
-        investigate::conduct(&config, args.format, &investigate::Wanted::default(), printer);
+    let status = investigate::conduct(&config, args.format, None, printer);
     drop(guard);
     status
 }

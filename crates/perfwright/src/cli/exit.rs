@@ -7,13 +7,13 @@ use std::process::ExitCode;
 pub(crate) enum ExitStatus {
     /// 0: fine.
     Success,
-    /// 1: a finding at or above `--fail-on`.
+    /// 1: a finding at or above `--fail-on`, or an objective is missed.
     Finding,
     /// 2: usage or tool error.
     Error,
     /// 3: the target failed.
     Target,
-    /// 4: inconclusive: stopped before there was an answer.
+    /// 4: inconclusive: stopped before there was an answer, or an objective cannot be told.
     Inconclusive,
     /// 130: ended by Ctrl-C or SIGTERM; what was recorded is kept and shown.
     Interrupted,

@@ -8,8 +8,8 @@ use ::investigate::{Config, Consents, Event, LaunchConfig, Outcome, Stop};
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use evidence::{Report, Severity};
-use formats::objective::{Objective, Verdict};
+use evidence::{Report, Severity, Verdict};
+use formats::objective::Objective;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -120,24 +120,16 @@ impl From<SeverityArg> for Severity {
 
 pub(super) fn run(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<ExitStatus> {
     let format = args.format;
-    let wanted =
-        Wanted { fail_on: args.fail_on.map(Severity::from), objectives: args.objective.clone() };
+    let fail_on = args.fail_on.map(Severity::from);
     let config = config(args, global, printer)?;
-    conduct(&config, format, &wanted, printer)
-}
-
-/// What makes a report end with exit code 1.
-#[derive(Default)]
-pub(super) struct Wanted {
-    fail_on: Option<Severity>,
-    objectives: Vec<Objective>,
+    conduct(&config, format, fail_on, printer)
 }
 
 /// Runs, shows, stores, and says with the exit status whether there is something to do.
 pub(super) fn conduct(
     config: &Config,
     format: Format,
-    wanted: &Wanted,
+    fail_on: Option<Severity>,
     printer: Printer,
 ) -> Result<ExitStatus> {
     let stop = Stop::new();
@@ -153,49 +145,45 @@ pub(super) fn conduct(
     if let Some(e) = &outcome.failed {
         printer.error(&e.to_string(), e.hint());
     }
-    let missed = is_missed(&outcome.report, &wanted.objectives, printer);
-    let status = status(&outcome, wanted.fail_on, missed);
+    tell_objectives(&outcome.report, printer);
+    let status = status(&outcome, fail_on);
     match runs::save(&outcome.folder, &outcome.report) {
         Err(e) if outcome.failed.is_none() => Err(e),
         _ => Ok(status),
     }
 }
 
-/// Tells whether each endpoint gives what is needed; whether one does not.
-fn is_missed(report: &Report, objectives: &[Objective], printer: Printer) -> bool {
-    let mut missed = false;
-    for (objective, endpoint) in
-        objectives.iter().flat_map(|o| report.endpoints.iter().map(move |e| (o, e)))
-    {
-        let (verdict, why) = objective.judge(endpoint);
-        missed |= verdict == Verdict::Missed;
-        let word = match verdict {
-            Verdict::Met => "met",
-            Verdict::Missed => "missed",
-            Verdict::Unknown => "cannot be told",
-        };
+/// Says of each endpoint that does not give what is needed, or of which that cannot be told, that
+/// it is so: it decides the exit code.
+fn tell_objectives(report: &Report, printer: Printer) {
+    for endpoint in &report.endpoints {
         let name = short(&endpoint.name);
-        let told = format!("objective {} {word} by {name}: {why}", objective.text());
-        match verdict {
-            // It decides the exit code, so it is said to those who want errors only, too.
-            Verdict::Missed => printer.error(&told, ""),
-            _ => printer.talk(&told),
+        for o in &endpoint.objectives {
+            let (word, hint) = match o.verdict {
+                Verdict::Met => continue,
+                Verdict::Missed => ("is missed", ""),
+                Verdict::Unknown => ("cannot be told", "more --budget gives more requests"),
+            };
+            printer.error(&format!("objective {} {word} by {name}: {}", o.objective, o.why), hint);
         }
     }
-    missed
 }
 
-fn status(outcome: &Outcome, fail_on: Option<Severity>, missed: bool) -> ExitStatus {
+fn status(outcome: &Outcome, fail_on: Option<Severity>) -> ExitStatus {
     if outcome.interrupted {
         return ExitStatus::Interrupted;
     }
     if let Some(e) = &outcome.failed {
         return super::status_of_failure(e);
     }
-    let worst = outcome.report.findings.iter().map(|f| f.severity).max();
+    let report = &outcome.report;
+    let objectives = || report.endpoints.iter().flat_map(|e| &e.objectives);
+    let is_any = |verdict: Verdict| objectives().any(|o| o.verdict == verdict);
+    let worst = report.findings.iter().map(|f| f.severity).max();
     match (fail_on, worst) {
         (Some(limit), Some(worst)) if worst >= limit => ExitStatus::Finding,
-        _ if missed => ExitStatus::Finding,
+        _ if is_any(Verdict::Missed) => ExitStatus::Finding,
+        _ if is_any(Verdict::Unknown) => ExitStatus::Inconclusive,
         _ => ExitStatus::Success,
     }
 }
@@ -248,7 +236,7 @@ fn config(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<Co
             mutating: args.mutating,
             allow_load: args.allow_load.iter().map(|h| (h.clone(), args.max_rps)).collect(),
         },
-        objectives: args.objective.iter().map(|o| o.text().to_string()).collect(),
+        objectives: args.objective.clone(),
         root: root(global),
         seed: args.seed.unwrap_or(clock.as_nanos() as u64),
         command: evidence::redacted_command(&std::env::args().collect::<Vec<_>>()),

@@ -161,9 +161,13 @@ fn an_objective_that_is_missed_decides_the_exit_code_and_is_said() {
         assert_eq!(ran.code, code, "{objective}: {ran:#?}");
         assert!(ran.stderr.contains(says) && !ran.stderr.contains(but), "{objective}: {ran:#?}");
     };
-    check("p50<1ms", 1, "error: objective p50<1ms missed by GET /: p50 is ", " met ");
+    check("p50<1ms", 1, "error: objective p50<1ms is missed by GET /: p50 is ", " met ");
+    check("p99<1ms", 1, "error: objective p99<1ms is missed by GET /: even p50 is ", " met ");
     check("p50<10s", 0, "", "objective");
-    check("rate>100000/s", 0, "", "objective");
+    check("p99<10s", 4, "requests are too few for a p99; it takes 299", " met ");
+    check("rate>100000/s", 4, "error: objective rate>100000/s cannot be told by GET /", " met ");
+    let told = folder.run(&["report"]);
+    assert!(told.stdout.contains("objective rate>100000/s cannot be told"), "{told:#?}");
 }
 
 #[test]

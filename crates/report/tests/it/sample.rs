@@ -71,6 +71,7 @@ fn endpoint(name: &str, headline: &str, mean: f64) -> EndpointReport {
         ledger: vec![],
         tail_ledger: vec![],
         other_kind: None,
+        objectives: vec![],
         demand: vec![],
         waterfalls: vec![],
     }
