@@ -13,7 +13,8 @@ from pathlib import Path
 
 from . import leftovers, plans, surroundings
 from .client import Connection, served
-from .services import PORTS, Perfwright, SetupFailed, databases, results_folder, seconds, warm_windows
+from .services import PORTS, Perfwright, SetupFailed, databases, results_folder, seconds, warm_quartiles, \
+    warm_windows
 from .surroundings import readable
 from .table import describe, table
 from .verdict import TOLERANCE_MS, TOLERANCE_SHARE, sum_problem
@@ -360,7 +361,7 @@ def latency_problems(environment, place, path, out, report):
         slack = max(TOLERANCE_MS, TOLERANCE_SHARE * truth) + lines.get("runnable", 0.0) + lines.get("generator", 0.0)
         if not -TOLERANCE_MS - TOLERANCE_SHARE * truth <= latency["p50"] - truth <= slack:
             found.append("latency %.2f ms, the service's own median %.2f" % (latency["p50"], truth))
-    total, wrong_sum = sum(lines.values()), sum_problem(endpoint)
+    total, wrong_sum = sum(lines.values()), sum_problem(endpoint, warm_quartiles(out, report))
     found += [wrong_sum] if wrong_sum else []
     # without packets `send` ends when the system call returns: on a busy machine it holds a wait for a core
     slack = max(1.0, 0.10 * total) if "calls" in environment.sees else max(3.0, 0.15 * total)

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager
@@ -172,13 +173,34 @@ class Perfwright:
 
 
 def warm_windows(out, report):
-    """Start and end, monotonic nanoseconds, of the windows whose requests the ledger rests on; `out` is the
-    folder that the run was kept in."""
-    windows = []
-    for path in (Path(out) / "runs" / report["run"]["id"] / "evidence").glob("windows-*.json.zst"):
+    """Start and end, monotonic nanoseconds, of the windows whose requests the ledger rests on."""
+    return [(w["start"], w["end"]) for w in warm(out, report)]
+
+
+def warm(out, report):
+    """The windows whose requests the ledger rests on."""
+    return [w for w in evidence(out, report, "windows") if w["driven"] and w["arm"]["arm"] == "warm"]
+
+
+def warm_quartiles(out, report):
+    """The quartiles of the latencies that the client measured, milliseconds: between them is the mean of the middle
+    half, however skew the latencies are."""
+    ids = {w["id"] for w in warm(out, report)}
+    latencies = [(x["phases"]["end"] - x["phases"]["start"]) / 1e6 for x in evidence(out, report, "exchanges")
+                 if x["window"] in ids and x["failure"] is None]
+    if len(latencies) < 2:
+        return None
+    low, _, high = statistics.quantiles(latencies, n=4, method="inclusive")
+    return low, high
+
+
+def evidence(out, report, kind):
+    """What a run recorded of a kind; `out` is the folder that the run was kept in."""
+    found = []
+    for path in (Path(out) / "runs" / report["run"]["id"] / "evidence").glob(kind + "-*.json.zst"):
         text = subprocess.run(["zstd", "-dc", str(path)], capture_output=True, check=True).stdout
-        windows += json.loads(text)["body"]["data"]
-    return [(w["start"], w["end"]) for w in windows if w["driven"] and w["arm"]["arm"] == "warm"]
+        found += json.loads(text)["body"]["data"]
+    return found
 
 
 def seconds(text):

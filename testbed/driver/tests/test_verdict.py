@@ -78,7 +78,9 @@ class Cells(unittest.TestCase):
     def test_of_two_kinds_the_median_may_be_neither(self):
         two = copy.deepcopy(ENDPOINT)
         two["latency_ms"]["p50"] = 1.5 * two["latency_ms"]["typical"]
-        self.assertIn("far from the median", sum_problem(two))
+        self.assertIn("far from the middle half", sum_problem(two))
+        self.assertIsNone(sum_problem(two, (0.9 * two["latency_ms"]["typical"], 1.6 * two["latency_ms"]["typical"])))
+        self.assertIn("far from", sum_problem(two, (1.2 * two["latency_ms"]["typical"], 2 * two["latency_ms"]["p50"])))
         two["other_kind"] = {"mean_ms": 2 * two["latency_ms"]["typical"],
                              "ledger": [{"ms": 2 * two["latency_ms"]["typical"]}]}
         self.assertIsNone(sum_problem(two))
