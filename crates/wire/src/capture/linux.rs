@@ -11,6 +11,7 @@ use super::socket::Socket;
 use super::{CaptureError, Config, Interfaces, Statistics};
 use crate::segment::{Segment, decode};
 use evidence::Nanos;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ impl Capture {
                 if let Some(lo) = loopback {
                     taps.push(open(lo, None, config.buffer_bytes)?);
                 }
-                let others = others(loopback);
+                let others = others(loopback)?;
                 let bytes = config.buffer_bytes / OTHERS;
                 if others.len() > INTERFACES {
                     taps.push(open(0, loopback, bytes)?);
@@ -162,23 +163,29 @@ fn clock(which: libc::clockid_t) -> i64 {
     t.tv_sec * 1_000_000_000 + t.tv_nsec
 }
 
-/// Indices of the interfaces beside loopback.
-fn others(loopback: Option<u32>) -> Vec<u32> {
-    let mut out = Vec::new();
-    // SAFETY: the list ends with an entry of index 0, and is freed once, after its last use.
+/// Indices of the interfaces beside loopback that are up. Of one that is down nothing can come, and
+/// its ring's timer would interrupt the service all the same.
+fn others(loopback: Option<u32>) -> Result<Vec<u32>, CaptureError> {
+    let mut out = BTreeSet::new();
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: the list ends with a null pointer, names are C strings, and it is freed once, after
+    // its last use.
     unsafe {
-        let list = libc::if_nameindex();
+        if libc::getifaddrs(&raw mut list) != 0 {
+            let (what, source) = ("listing the interfaces", std::io::Error::last_os_error());
+            return Err(CaptureError::System { what, source });
+        }
         let mut at = list;
-        while !at.is_null() && (*at).if_index != 0 {
-            out.push((*at).if_index);
-            at = at.add(1);
+        while !at.is_null() {
+            if (*at).ifa_flags & libc::IFF_UP as u32 != 0 {
+                out.insert(libc::if_nametoindex((*at).ifa_name));
+            }
+            at = (*at).ifa_next;
         }
-        if !list.is_null() {
-            libc::if_freenameindex(list);
-        }
+        libc::freeifaddrs(list);
     }
-    out.retain(|index| Some(*index) != loopback);
-    out
+    out.remove(&0);
+    Ok(out.into_iter().filter(|index| Some(*index) != loopback).collect())
 }
 
 fn interface(name: &str) -> Option<u32> {

@@ -32,7 +32,7 @@ pub const BUFFER_BYTES: usize = 64 << 20;
 /// Which interfaces to capture on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Interfaces {
-    /// All of the network namespace, new ones too.
+    /// All of the network namespace that are up when it begins.
     #[default]
     All,
     /// These, by name.
