@@ -82,6 +82,9 @@ fn durations_and_numbers() {
 fn curl_lines() {
     check(&["investigate", "curl"], &["error: a curl command", "hint: put the whole command"]);
     check(&["investigate", "curl 'http://127.0.0.1:1/"], &["error:", "quot"]);
+    let unknown = ["investigate", "curl --frobnicate 3"];
+    check(&unknown, &["--frobnicate is not known", "`3` may be", "hint: remove --frobnicate"]);
+    check(&["investigate", "curl 3"], &["`3` is a number", "hint: write a name"]);
     check(
         &["investigate", "curl http://127.0.0.1:1/ --data-binary @missing.json", "--mutating"],
         &["error: POST / cannot be sent", "missing.json", "No such file", "hint: check that"],
