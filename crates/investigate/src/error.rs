@@ -1,5 +1,7 @@
 //! What can end a run before it has an answer.
 
+use std::fmt;
+use std::time::Duration;
 use thiserror::Error as ThisError;
 
 /// Why there is no answer. Each says what happened and why; [`Error::hint`] says what to do next.
@@ -29,6 +31,16 @@ pub enum Error {
         endpoint: String,
         /// Why.
         why: String,
+    },
+    /// The target did not answer in the time it was given.
+    #[error("no answer from {endpoint} within {seconds} s, {limit}")]
+    Unanswered {
+        /// Endpoint.
+        endpoint: String,
+        /// How long it was waited for, rounded to a tenth.
+        seconds: f64,
+        /// What bounded the wait.
+        limit: Limit,
     },
     /// The target went away while it was measured.
     #[error("the target stopped answering during the run: {why}")]
@@ -78,7 +90,38 @@ pub enum Error {
     Interrupted,
 }
 
+/// What bounded a wait for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The time limit of one request.
+    Timeout,
+    /// The endpoint's share of the budget, others being named too.
+    Share,
+    /// The end of the budget: it may have been about to answer.
+    Budget,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::Timeout => "the --timeout",
+            Limit::Share => "its share of the --budget",
+            Limit::Budget => "when the --budget ended",
+        })
+    }
+}
+
 impl Error {
+    pub(crate) fn unanswered(endpoint: &str, within: Duration, limit: Limit) -> Error {
+        let seconds = (within.as_secs_f64() * 10.0).round() / 10.0;
+        Error::Unanswered { endpoint: endpoint.into(), seconds, limit }
+    }
+
+    /// Whether the end of the budget cut off a request, which says nothing about the service.
+    pub fn is_out_of_budget(&self) -> bool {
+        matches!(self, Error::Unanswered { limit: Limit::Budget, .. })
+    }
+
     /// The next step.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -89,6 +132,13 @@ impl Error {
             Error::Render { .. } => "check the URL, its ranges {1..20} and the referenced secrets",
             Error::Unreachable { .. } => {
                 "is the service running, and is host and port right? try the same URL with curl"
+            }
+            Error::Unanswered { limit: Limit::Timeout, .. } => {
+                "a longer --timeout waits longer; is the service stuck? its own log may tell"
+            }
+            Error::Unanswered { .. } => {
+                "a longer --budget waits longer, up to --timeout; is the service stuck? its own \
+                 log may tell"
             }
             Error::Gone { .. } => "look at the service's log; what was measured before is kept",
             Error::Failing { .. } | Error::Silent { .. } => {
@@ -113,6 +163,7 @@ impl Error {
         matches!(
             self,
             Error::Unreachable { .. }
+                | Error::Unanswered { limit: Limit::Timeout | Limit::Share, .. }
                 | Error::Gone { .. }
                 | Error::Failing { .. }
                 | Error::Silent { .. }

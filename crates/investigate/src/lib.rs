@@ -20,7 +20,7 @@ mod stop;
 
 pub use config::{Config, Consents, LaunchConfig};
 pub use doctor::{Checkup, doctor};
-pub use error::Error;
+pub use error::{Error, Limit};
 pub use event::Event;
 pub use replay::{Replayed, replay, requests};
 pub use run::{Outcome, investigate};

@@ -11,6 +11,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// A request that was cut off sooner is not worth a word: there is one at the end of most budgets.
+const TOLD_WAIT_S: f64 = 1.0;
+
 /// What a run gives.
 pub struct Outcome {
     /// The report.
@@ -32,7 +35,6 @@ pub(crate) struct Run<'a> {
     pub(crate) stop: &'a Stop,
     pub(crate) events: &'a mut dyn FnMut(Event),
     pub(crate) started: Instant,
-    pub(crate) deadline: Instant,
     /// Whether all of it goes to this machine.
     pub(crate) loopback: bool,
     /// Whether several requests may be in flight to all of it.
@@ -40,6 +42,8 @@ pub(crate) struct Run<'a> {
     /// The cheap pass that gives milliseconds.
     pub(crate) pass: Pass,
     pub(crate) breaker: BreakerState,
+    /// Endpoints that did not answer their probe in time: they are not waited for again.
+    pub(crate) silent: BTreeSet<String>,
 }
 
 /// Runs the loop: measure a baseline, form hypotheses, run the cheapest experiment that separates
@@ -65,6 +69,11 @@ pub fn investigate(
         Ok(()) => None,
         // A request that was cut off by the user says nothing about the target.
         Err(_) if stop.requested() && run.recorder.has_answers() => None,
+        // Nor does one that the end of the budget cut off.
+        Err(e) if e.is_out_of_budget() && run.recorder.has_answers() => {
+            run.tell_cut_off(&e);
+            None
+        }
         // What was measured before the target or the observer failed is still worth telling.
         Err(e) if run.recorder.has_answers() => Some(e),
         Err(e) => return Err(run.give_up(e)),
@@ -76,11 +85,17 @@ impl Run<'_> {
     /// Probe and solo of every endpoint: what every answer starts from.
     fn baseline(&mut self) -> Result<(), Error> {
         for endpoint in &self.config.workload.endpoints {
+            if self.over() {
+                break;
+            }
             self.perform(&base(ExperimentKind::Probe, &endpoint.name))?;
         }
         for endpoint in &self.config.workload.endpoints {
             if self.over() {
                 break;
+            }
+            if self.silent.contains(&endpoint.name) {
+                continue;
             }
             self.perform(&base(ExperimentKind::Solo, &endpoint.name))?;
             self.say(&endpoint.name)?;
@@ -97,7 +112,7 @@ impl Run<'_> {
         let mut done: BTreeSet<(ExperimentKind, String)> = BTreeSet::new();
         while !self.over() {
             let knowledge = self.recorder.knowledge()?;
-            let left = self.deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+            let left = self.senses.left().as_secs_f64();
             let next = knowledge
                 .endpoints()
                 .iter()
@@ -132,17 +147,26 @@ impl Run<'_> {
 
     /// Whether budget or user end the run.
     pub(crate) fn over(&self) -> bool {
-        self.stop.requested() || Instant::now() >= self.deadline
+        self.stop.requested() || self.senses.left().is_zero()
     }
 
     /// An endpoint's part of what is left, when `n` share it.
     pub(crate) fn share(&self, n: usize) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now()) / n.max(1) as u32
+        self.senses.left() / n.max(1) as u32
     }
 
     /// Tells a warning.
     pub(crate) fn warn(&mut self, message: &str, hint: &str) {
         (self.events)(Event::Warning { message: message.into(), hint: hint.into() });
+    }
+
+    /// Tells that the end of the budget cut off a request, when it had been waited for.
+    fn tell_cut_off(&mut self, error: &Error) {
+        if let Error::Unanswered { seconds, .. } = error
+            && *seconds >= TOLD_WAIT_S
+        {
+            self.warn(&format!("{error}: this request is left out"), error.hint());
+        }
     }
 
     /// Tells why the circuit breaker opened.

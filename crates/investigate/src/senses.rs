@@ -2,6 +2,7 @@
 //! window by window. A window is the unit of evidence: counters before, one request or silence,
 //! a settling gap, counters after, everything drained.
 
+use crate::error::Limit;
 use crate::proxies::Proxies;
 use crate::recorder::Recorder;
 use crate::{Config, Error};
@@ -13,7 +14,7 @@ use observe::stream::{Pass, ProfileConfig};
 use observe::{ObserveError, Observer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Quiet time after an answer, so that late packets and records belong to their window.
 pub(crate) const GAP: Duration = Duration::from_millis(20);
@@ -47,7 +48,10 @@ pub(crate) struct Senses {
     salt: u64,
     refusals: u32,
     next_window: u32,
-    timeout: Duration,
+    /// Longest wait for one answer, within the budget.
+    pub(crate) timeout: Duration,
+    /// End of the budget: no answer is waited for beyond.
+    pub(crate) deadline: Instant,
     /// The last request that may be repeated, and how long its answer took.
     last: Option<(Request, Nanos)>,
 }
@@ -70,6 +74,7 @@ impl Senses {
             refusals: 0,
             next_window: 1,
             timeout: config.request_timeout,
+            deadline: Instant::now() + config.budget,
             last: None,
         }
     }
@@ -133,12 +138,22 @@ impl Senses {
         request: &Request,
         want_body: bool,
     ) -> Result<(Exchange, Option<Response>), Error> {
-        let answer = self.client.send(request, self.timeout, BODY_LIMIT, want_body);
-        // Cut off by the user: that says nothing about the service.
+        let left = self.left();
+        let limit = self.timeout.min(left);
+        let answer = self.client.send(request, limit, BODY_LIMIT, want_body);
+        // Cut off by the user or the end of the budget: that says nothing about the service.
         if answer.0.failure.is_some() && self.is_cancelled() {
             return Err(Error::Interrupted);
         }
+        if matches!(answer.0.failure, Some(Failure::Timeout)) && left == limit {
+            return Err(Error::unanswered(&request.endpoint, limit, Limit::Budget));
+        }
         Ok(answer)
+    }
+
+    /// What is left of the budget.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     fn is_cancelled(&self) -> bool {

@@ -27,6 +27,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         let step = step.max(typical * 2);
         let (timeout, seed) = (run.config.request_timeout, run.config.seed);
         let cancel = run.stop.flag();
+        let until = load::clock::now() + Nanos(run.senses.left().as_nanos() as u64);
         let breaker = load::Breaker::standard(Some(Nanos(typical.as_nanos() as u64)));
         let mut tripped = None;
         run.senses.crowd(
@@ -39,6 +40,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                     duration: step,
                     requests_max: most_requests(run.config, run.loopback, step),
                     timeout,
+                    until,
                     body_limit: BODY_LIMIT,
                     seed,
                     window,

@@ -35,6 +35,9 @@ pub(crate) fn perform(run: &mut Run, experiment: &Experiment) -> Result<(), Erro
 /// Whether this run has what the experiment needs.
 pub(crate) fn possible(run: &Run, experiment: &Experiment) -> bool {
     let endpoint = run.config.workload.endpoints.iter().find(|e| e.name == experiment.endpoint);
+    if run.silent.contains(&experiment.endpoint) {
+        return false;
+    }
     match &experiment.kind {
         ExperimentKind::PageSlope => endpoint.is_some_and(|e| e.size_parameter.is_some()),
         ExperimentKind::Concurrency => endpoint.is_some_and(crate::plan::is_safe),

@@ -1,17 +1,23 @@
 //! Probe: is it up, logged in, what comes back. The first request is also the coldest.
 
 use crate::Error;
+use crate::error::Limit;
 use crate::run::Run;
 use crate::senses::asks_for_login;
 use evidence::{Arm, Endpoint, Failure};
+use std::time::Duration;
 
 /// Sends the endpoint once, cold. A target that does not answer with success ends the run when it
 /// is the only endpoint, and is a warning otherwise.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     run.senses.disconnect();
     let request = super::request(endpoint, 0, None)?;
-    let (exchange, _) =
-        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, true)?;
+    let timeout = run.senses.timeout;
+    let share = share(run, endpoint);
+    run.senses.timeout = timeout.min(share);
+    let driven = run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, true);
+    run.senses.timeout = timeout;
+    let (exchange, _) = driven?;
     if exchange.failure.is_some() && run.stop.requested() {
         return Err(Error::Interrupted);
     }
@@ -24,11 +30,27 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         Some(Failure::Status { code }) => {
             Error::Failing { endpoint: name, status: format!("HTTP {code}") }
         }
+        Some(Failure::Timeout) if share < timeout => Error::unanswered(&name, share, Limit::Share),
+        Some(Failure::Timeout) => Error::unanswered(&name, timeout, Limit::Timeout),
         Some(_) => Error::Unreachable { endpoint: name, why: run.senses.detail() },
     };
     if run.config.workload.endpoints.len() == 1 {
         return Err(error);
     }
+    if matches!(error, Error::Unanswered { .. }) {
+        run.silent.insert(endpoint.name.clone());
+    }
     run.warn(&error.to_string(), error.hint());
     Ok(())
+}
+
+/// How long the endpoint is waited for: all there is when it is the only one; among several one
+/// part for each that is still to be probed, and one for what comes after.
+fn share(run: &Run, endpoint: &Endpoint) -> Duration {
+    let all = &run.config.workload.endpoints;
+    if all.len() == 1 {
+        return run.share(1);
+    }
+    let left = all.iter().rev().take_while(|e| e.name != endpoint.name).count() + 1;
+    run.share(left + 1)
 }

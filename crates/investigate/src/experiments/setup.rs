@@ -1,6 +1,7 @@
 //! Setup: everything before the first request of an experiment. Run folder, spans, proxies,
 //! launch, observer, discovery, login; each owned by a guard from the moment it exists.
 
+use crate::error::Limit;
 use crate::event::Event;
 use crate::proxies::Proxies;
 use crate::recorder::Recorder;
@@ -9,11 +10,12 @@ use crate::senses::{Senses, lost, stacks};
 use crate::{Config, Error, Stop, checkout, plan};
 use evidence::{Coverage, EvidenceBody, Redactor, RunInfo, SCHEMA_VERSION, Service, Target};
 use load::breaker::BreakerState;
-use load::{Breaker, Request};
+use load::{Breaker, LoginError, Request};
 use observe::launch::{LaunchError, Launched};
 use observe::spans::SpanReceiver;
 use observe::stream::Pass;
 use observe::{ObserveError, Observer};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -41,11 +43,11 @@ pub(crate) fn start<'a>(
         stop,
         events,
         started: Instant::now(),
-        deadline: Instant::now() + config.budget,
         loopback,
         may_load,
         pass: Pass { wire: true, switches: true, wakeups: true, syscalls: false },
         breaker: BreakerState::new(Breaker::standard(None)),
+        silent: BTreeSet::new(),
     };
     match prepare(&mut run, &first, salt) {
         Ok(()) => Ok(run),
@@ -58,7 +60,7 @@ fn prepare(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
     launch(run, first, salt)?;
     observe(run, first)?;
     run.started = Instant::now();
-    run.deadline = run.started + run.config.budget;
+    run.senses.deadline = run.started + run.config.budget;
     login(run)
 }
 
@@ -238,7 +240,14 @@ fn directory_of(service: &Service) -> Option<PathBuf> {
 
 fn login(run: &mut Run) -> Result<(), Error> {
     let Some(template) = &run.config.workload.login else { return Ok(()) };
-    let session = load::login(template, run.config.seed ^ 1)?;
+    let left = run.senses.left();
+    let within = run.config.request_timeout.min(left);
+    let session = load::login(template, run.config.seed ^ 1, within).map_err(|e| match e {
+        LoginError::Failed { .. } if run.over() => {
+            Error::unanswered("the login request", left, Limit::Budget)
+        }
+        e => e.into(),
+    })?;
     run.senses.log_in(session);
     Ok(())
 }

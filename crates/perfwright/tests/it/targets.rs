@@ -74,7 +74,8 @@ fn answers_that_are_no_success() {
 #[test]
 fn slow_broken_and_hostile_answers() {
     let send = |text: &str| Step::Send(text.to_string());
-    check(&["does not answer", "hint:"], |_| vec![Step::Wait(Duration::from_secs(30))]);
+    let waits = |_| vec![Step::Wait(Duration::from_secs(30))];
+    check(&["no answer from GET / within 1 s, the --timeout", "hint: a longer --timeout"], waits);
     check(&["does not answer", "hint:"], |_| vec![Step::Close]);
     check(&["does not answer", "hint:"], move |_| {
         vec![send("SSH-2.0-OpenSSH_9.2\r\n"), Step::Close]
@@ -94,6 +95,37 @@ fn slow_broken_and_hostile_answers() {
         vec![send(head), Step::Endless(format!("2000\r\n{}\r\n", "x".repeat(0x2000)))]
     });
     assert!(ran.took < Duration::from_secs(20), "{ran:#?}");
+}
+
+#[test]
+fn the_budget_bounds_a_service_that_stops_answering() {
+    let check = |answered: usize, arguments: &[&str], code: i32, says: &[&str]| {
+        let server = Server::start(move |n| match n < answered {
+            true => fine(2),
+            false => vec![Step::Wait(Duration::from_secs(30))],
+        });
+        let (folder, url) = (Folder::new(), server.url("/"));
+        let first = ["investigate", &url, "--url-only", "--budget", "2s", "--seed", "1"];
+        folder.write("login.http", "POST /session\n\na=b\n");
+        let ran = check_in(&folder, &[&first[..], arguments].concat(), code, says);
+        assert!(ran.took < Duration::from_secs(8), "{ran:#?}");
+        ran
+    };
+    let said =
+        ["error: no answer from GET / within 2 s, when the --budget ended", "hint: a longer"];
+    let never = check(0, &[], 4, &said);
+    assert_eq!(never.stdout, "");
+    let login = ["--login", "login.http"];
+    check(0, &login, 4, &["error: no answer from the login request within 2 s, when the --budget"]);
+    let two = ["--endpoint", "GET /a", "--endpoint", "GET /b"];
+    check(0, &two, 3, &["GET /a within 0.7 s, its share of the --budget", "error: none of 2"]);
+    // What the end of the budget cuts off is no error of a service that answered before.
+    for answered in [1, 6, 14] {
+        let ran = check(answered, &[], 0, &[]);
+        assert!(ran.stdout.contains("GET /"), "{ran:#?}");
+        assert!(!ran.stdout.contains("error") && !ran.stderr.contains("error"), "{ran:#?}");
+        assert!(ran.stderr.contains("s, when the --budget ended: this request"), "{ran:#?}");
+    }
 }
 
 #[test]
