@@ -49,12 +49,20 @@ pub enum Error {
         why: String,
     },
     /// The target answers, but not with success.
-    #[error("{endpoint} answers {status}, so there is no fast or slow to measure")]
+    #[error("{endpoint} answers HTTP {code} ({counted}), so there is no fast or slow to measure")]
     Failing {
         /// Endpoint.
         endpoint: String,
-        /// Status or failure.
-        status: String,
+        /// Status.
+        code: u16,
+        /// How many of how many requests.
+        counted: String,
+    },
+    /// The budget ended before the endpoint's turn.
+    #[error("{endpoint} was not asked: the --budget ended before its turn")]
+    NotAsked {
+        /// Endpoint.
+        endpoint: String,
     },
     /// None of several endpoints answered with success.
     #[error("none of {endpoints} endpoints answered with success, so there is nothing to measure")]
@@ -117,9 +125,9 @@ impl Error {
         Error::Unanswered { endpoint: endpoint.into(), seconds, limit }
     }
 
-    /// Whether the end of the budget cut off a request, which says nothing about the service.
+    /// Whether the budget ended before there was an answer, which says nothing about the service.
     pub fn is_out_of_budget(&self) -> bool {
-        matches!(self, Error::Unanswered { limit: Limit::Budget, .. })
+        matches!(self, Error::Unanswered { limit: Limit::Budget, .. } | Error::NotAsked { .. })
     }
 
     /// The next step.
@@ -141,6 +149,10 @@ impl Error {
                  log may tell"
             }
             Error::Gone { .. } => "look at the service's log; what was measured before is kept",
+            Error::Failing { code: 500.., .. } => {
+                "the service itself fails: look at its own log for this request"
+            }
+            Error::NotAsked { .. } => "give a longer --budget, or name fewer endpoints",
             Error::Failing { .. } | Error::Silent { .. } => {
                 "try the same request with curl; send what it needs with -H, --cookie or --login"
             }

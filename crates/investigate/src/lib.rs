@@ -4,6 +4,7 @@
 //! later MCP and serve) call [`investigate`], [`doctor`] and [`replay`] and get the same answers;
 //! nothing in this crate prints: what happens is told through [`Event`]s.
 
+mod answers;
 mod checkout;
 mod config;
 mod doctor;

@@ -3,11 +3,12 @@
 use crate::event::Event;
 use crate::recorder::Recorder;
 use crate::senses::Senses;
-use crate::{Config, Error, Stop, experiments, plan, replay};
-use evidence::{Arm, Experiment, ExperimentKind, Report, Risk};
+use crate::{Config, Error, Stop, answers, experiments, plan, replay};
+use evidence::{Arm, Exchange, Experiment, ExperimentKind, Failure, Report, Risk};
+use load::Breaker;
 use load::breaker::BreakerState;
 use observe::stream::Pass;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct Outcome {
     /// The error that ended it early: the target or the observer failed while it was measured, or
     /// what was measured could not be stored.
     pub failed: Option<Error>,
+    /// Why some of the named endpoints have no answer in it.
+    pub unanswered: Vec<Error>,
 }
 
 /// One run in progress.
@@ -41,9 +44,12 @@ pub(crate) struct Run<'a> {
     pub(crate) may_load: bool,
     /// The cheap pass that gives milliseconds.
     pub(crate) pass: Pass,
+    /// Opens when the target as a whole suffers: it fails itself, or does not answer.
     pub(crate) breaker: BreakerState,
+    /// One for each endpoint: what it refuses or how slow it is says nothing about others.
+    pub(crate) endpoint_breakers: BTreeMap<String, BreakerState>,
     /// Endpoints that did not answer their probe in time: they are not waited for again.
-    pub(crate) silent: BTreeSet<String>,
+    pub(crate) silent: BTreeMap<String, Error>,
 }
 
 /// Runs the loop: measure a baseline, form hypotheses, run the cheapest experiment that separates
@@ -94,7 +100,7 @@ impl Run<'_> {
             if self.over() {
                 break;
             }
-            if self.silent.contains(&endpoint.name) {
+            if self.silent.contains_key(&endpoint.name) {
                 continue;
             }
             self.perform(&base(ExperimentKind::Solo, &endpoint.name))?;
@@ -145,9 +151,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether budget or user end the run.
+    /// Whether budget, user or a suffering target end the run.
     pub(crate) fn over(&self) -> bool {
-        self.stop.requested() || self.senses.left().is_zero()
+        self.stop.requested() || self.senses.left().is_zero() || self.breaker.trip().is_some()
     }
 
     /// An endpoint's part of what is left, when `n` share it.
@@ -169,11 +175,28 @@ impl Run<'_> {
         }
     }
 
-    /// Tells why the circuit breaker opened.
-    pub(crate) fn tripped(&mut self) {
-        if let Some(trip) = self.breaker.trip() {
-            self.warn(&format!("stopped driving: {trip}"), "look at the service's log");
+    /// Whether the endpoint may be driven on after this exchange; tells why not.
+    pub(crate) fn may_go_on(&mut self, exchange: &Exchange) -> bool {
+        let (latency, failed) = (exchange.latency(), exchange.failure.is_some());
+        let fresh = || BreakerState::new(Breaker::standard(None));
+        let own = self.endpoint_breakers.entry(exchange.endpoint.clone()).or_insert_with(fresh);
+        own.finished(latency, failed);
+        let trip = own.trip();
+        if !is_refusal(exchange) && !self.breaker.finished(latency, failed) {
+            let why = self.breaker.trip().or(trip).map(|t| t.to_string()).unwrap_or_default();
+            self.warn(&format!("stopped driving the target: {why}"), "look at the service's log");
+            return false;
         }
+        if let Some(why) = trip {
+            let message = format!("stopped driving {}: {why}", exchange.endpoint);
+            self.warn(&message, "look at the service's log");
+        }
+        trip.is_none()
+    }
+
+    /// Why there is nothing to say about an endpoint yet; none once it has answered.
+    pub(crate) fn missing(&mut self, endpoint: &str) -> Result<Option<Error>, Error> {
+        Ok(answers::missing(&self.recorder.knowledge()?, endpoint))
     }
 
     /// Median latency of the endpoint's warm requests, zero when there are none.
@@ -190,9 +213,16 @@ impl Run<'_> {
         let ended = failed.as_ref().map(ToString::to_string);
         let ended = ended.or_else(|| interrupted.then(|| "interrupted".to_string()));
         let unstored = self.close(ended).err();
-        let report = replay::conclude_from(&self.recorder.known());
+        let known = self.recorder.known();
+        let report = replay::conclude_from(&known);
         let folder = self.recorder.folder().path().to_path_buf();
-        Outcome { report, folder, interrupted, failed: failed.or(unstored) }
+        let names = self.config.workload.endpoints.iter().map(|e| &e.name);
+        let unanswered = names
+            .filter_map(|name| {
+                answers::missing(&known, name).map(|e| self.silent.remove(name).unwrap_or(e))
+            })
+            .collect();
+        Outcome { report, folder, interrupted, failed: failed.or(unstored), unanswered }
     }
 
     /// Ends a run that has none; why is what the user is told, also when that cannot be stored.
@@ -207,6 +237,15 @@ impl Run<'_> {
         self.senses.close(&mut self.recorder)?;
         let seconds = self.started.elapsed().as_secs_f64();
         self.recorder.finish(ended, (seconds * 1e3).round() / 1e3)
+    }
+}
+
+/// Whether the target is well and just does not want this request.
+fn is_refusal(exchange: &Exchange) -> bool {
+    match &exchange.failure {
+        Some(Failure::Status { code }) => *code < 500,
+        Some(Failure::LoginRequired) => true,
+        _ => false,
     }
 }
 

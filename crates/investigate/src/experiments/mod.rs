@@ -35,7 +35,7 @@ pub(crate) fn perform(run: &mut Run, experiment: &Experiment) -> Result<(), Erro
 /// Whether this run has what the experiment needs.
 pub(crate) fn possible(run: &Run, experiment: &Experiment) -> bool {
     let endpoint = run.config.workload.endpoints.iter().find(|e| e.name == experiment.endpoint);
-    if run.silent.contains(&experiment.endpoint) {
+    if run.silent.contains_key(&experiment.endpoint) {
         return false;
     }
     match &experiment.kind {

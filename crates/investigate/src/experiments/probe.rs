@@ -28,7 +28,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             Error::LoginRequired { endpoint: name, status: exchange.status }
         }
         Some(Failure::Status { code }) => {
-            Error::Failing { endpoint: name, status: format!("HTTP {code}") }
+            Error::Failing { endpoint: name, code: *code, counted: "1 of 1".into() }
         }
         Some(Failure::Timeout) if share < timeout => Error::unanswered(&name, share, Limit::Share),
         Some(Failure::Timeout) => Error::unanswered(&name, timeout, Limit::Timeout),
@@ -37,10 +37,10 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     if run.config.workload.endpoints.len() == 1 {
         return Err(error);
     }
-    if matches!(error, Error::Unanswered { .. }) {
-        run.silent.insert(endpoint.name.clone());
-    }
     run.warn(&error.to_string(), error.hint());
+    if matches!(error, Error::Unanswered { .. }) {
+        run.silent.insert(endpoint.name.clone(), error);
+    }
     Ok(())
 }
 

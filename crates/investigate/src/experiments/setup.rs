@@ -15,7 +15,7 @@ use observe::launch::{LaunchError, Launched};
 use observe::spans::SpanReceiver;
 use observe::stream::Pass;
 use observe::{ObserveError, Observer};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -46,8 +46,9 @@ pub(crate) fn start<'a>(
         loopback,
         may_load,
         pass: Pass { wire: true, switches: true, wakeups: true, syscalls: false },
-        breaker: BreakerState::new(Breaker::standard(None)),
-        silent: BTreeSet::new(),
+        breaker: BreakerState::new(Breaker::errors_only()),
+        endpoint_breakers: BTreeMap::new(),
+        silent: BTreeMap::new(),
     };
     match prepare(&mut run, &first, salt) {
         Ok(()) => Ok(run),

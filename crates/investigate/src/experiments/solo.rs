@@ -23,11 +23,15 @@ const PRECISION: f64 = 0.05;
 /// Solo takes at most this part of an endpoint's share of the budget.
 const PART: f64 = 0.5;
 
-/// Warms up, then measures until the mean is known well enough or the share is spent.
+/// Warms up, then, when that was answered, measures until the mean is known well enough or the
+/// share is spent.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let share = run.share(run.config.workload.endpoints.len()).mul_f64(PART);
     let end = Instant::now() + share;
     let mut latency = warm_up(run, endpoint, end)?;
+    if run.missing(&endpoint.name)?.is_some() {
+        return Ok(());
+    }
     let mut latencies: Vec<Nanos> = Vec::new();
     let mut variant = 1;
     while !run.over() && Instant::now() < end {
@@ -48,8 +52,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                 latencies.push(latency);
             }
             progress(run, endpoint, variant)?;
-            if !run.breaker.finished(exchange.latency(), exchange.failure.is_some()) {
-                run.tripped();
+            if !run.may_go_on(&exchange) {
                 return Ok(());
             }
         }

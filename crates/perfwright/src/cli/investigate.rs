@@ -153,11 +153,19 @@ pub(super) fn conduct(
     if let Some(e) = &outcome.failed {
         printer.error(&e.to_string(), e.hint());
     }
+    tell_unanswered(&outcome, printer);
     let missed = is_missed(&outcome.report, &wanted.objectives, printer);
     let status = status(&outcome, wanted.fail_on, missed);
     match runs::save(&outcome.folder, &outcome.report) {
         Err(e) if outcome.failed.is_none() => Err(e),
         _ => Ok(status),
+    }
+}
+
+/// Tells which of the named endpoints have no answer: they decide the exit code.
+fn tell_unanswered(outcome: &Outcome, printer: Printer) {
+    if !outcome.interrupted && outcome.failed.is_none() {
+        outcome.unanswered.iter().for_each(|e| printer.error(&e.to_string(), e.hint()));
     }
 }
 
@@ -189,7 +197,9 @@ fn status(outcome: &Outcome, fail_on: Option<Severity>, missed: bool) -> ExitSta
     if outcome.interrupted {
         return ExitStatus::Interrupted;
     }
-    if let Some(e) = &outcome.failed {
+    let unanswered = outcome.unanswered.iter().find(|e| e.is_target_failure());
+    let unanswered = unanswered.or(outcome.unanswered.first());
+    if let Some(e) = outcome.failed.as_ref().or(unanswered) {
         return super::status_of_failure(e);
     }
     let worst = outcome.report.findings.iter().map(|f| f.severity).max();

@@ -54,10 +54,10 @@ fn nobody_there() {
 
 #[test]
 fn answers_that_are_no_success() {
-    check(&["error: GET / answers HTTP 500", "hint:", "curl"], |_| {
+    check(&["error: GET / answers HTTP 500 (1 of 1)", "hint:", "its own log"], |_| {
         answer("500 Internal Server Error", "", "oops")
     });
-    check(&["error: GET / answers HTTP 404", "hint:"], |_| answer("404 Not Found", "", ""));
+    check(&["error: GET / answers HTTP 404", "hint:", "curl"], |_| answer("404 Not Found", "", ""));
     check(&["asks for a login (HTTP 401)", "hint:", "--login"], |_| {
         answer("401 Unauthorized", "www-authenticate: Basic realm=\"x\"\r\n", "")
     });
@@ -138,6 +138,44 @@ fn none_of_several_endpoints_answers() {
     assert_eq!(ran.stdout, "");
     let told = folder.run(&["report"]);
     assert!(told.stdout.contains("nothing could be measured"), "{told:#?}");
+}
+
+#[test]
+fn one_endpoint_that_fails_does_not_stop_the_one_beside_it() {
+    let check = |failing: &'static [Step], code: i32, says: &[&str]| {
+        let server = Server::by_target(move |target, _| match target {
+            "/fine" => fine(2),
+            _ => failing.to_vec(),
+        });
+        let (folder, url) = (Folder::new(), server.url("/"));
+        let arguments = ["investigate", &url, "--url-only", "--budget", "4s", "--timeout", "1s"];
+        let both = ["--endpoint", "GET /bad", "--endpoint", "GET /fine"];
+        let ran = check_in(&folder, &[&arguments[..], &both].concat(), code, says);
+        assert!(ran.stdout.contains("GET /fine") && ran.stdout.contains("where the"), "{ran:#?}");
+        assert!(!ran.stderr.contains("stopped driving"), "{ran:#?}");
+    };
+    let of = |status| Vec::leak(answer(status, "", "no"));
+    check(of("404 Not Found"), 3, &["error: GET /bad answers HTTP 404 (", "hint: try the same"]);
+    check(of("500 Oops"), 3, &["error: GET /bad answers HTTP 500 (", "hint: the service itself"]);
+    check(of("401 No"), 3, &["error: GET /bad asks for a login (HTTP 401)", "hint: pass -H"]);
+    let wait = Vec::leak(vec![Step::Wait(Duration::from_secs(9))]);
+    check(wait, 3, &["error: no answer from GET /bad within 1 s, the --timeout"]);
+    check(&[Step::Close], 3, &["error: GET /bad does not answer: the connection broke", "hint:"]);
+}
+
+#[test]
+fn an_endpoint_that_begins_to_refuse_is_left_alone_and_others_are_not() {
+    let server = Server::by_target(|target, n| match target {
+        "/late" if n >= 14 => answer("404 Not Found", "", ""),
+        _ => fine(2),
+    });
+    let (folder, url) = (Folder::new(), server.url("/"));
+    let arguments = ["investigate", &url, "--url-only", "--budget", "4s", "--seed", "1"];
+    let both = ["--endpoint", "GET /late", "--endpoint", "GET /fine"];
+    let ran = folder.run(&[&arguments[..], &both].concat());
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert!(ran.stderr.contains("warning: stopped driving GET /late: 11 of the last "), "{ran:#?}");
+    assert_eq!(ran.stdout.matches("where the time goes").count(), 2, "{ran:#?}");
 }
 
 #[test]
