@@ -1,5 +1,6 @@
 //! What can end a run before it has an answer.
 
+use evidence::Exchange;
 use std::fmt;
 use std::time::Duration;
 use thiserror::Error as ThisError;
@@ -33,10 +34,10 @@ pub enum Error {
         why: String,
     },
     /// The target did not answer in the time it was given.
-    #[error("no answer from {endpoint} within {seconds} s, {limit}")]
+    #[error("no {what} within {seconds} s, {limit}")]
     Unanswered {
-        /// Endpoint.
-        endpoint: String,
+        /// `answer from GET /orders`, and how much of it came.
+        what: String,
         /// How long it was waited for, rounded to a tenth.
         seconds: f64,
         /// What bounded the wait.
@@ -120,9 +121,19 @@ impl fmt::Display for Limit {
 }
 
 impl Error {
-    pub(crate) fn unanswered(endpoint: &str, within: Duration, limit: Limit) -> Error {
+    /// A request that was given `within`; an answer that had begun is told apart from none.
+    pub(crate) fn unanswered(exchange: &Exchange, within: Duration, limit: Limit) -> Error {
+        let (endpoint, megabytes) = (&exchange.endpoint, exchange.body_bytes as f64 / 1e6);
+        let what = match exchange.status {
+            0 => format!("answer from {endpoint}"),
+            _ => format!("complete answer from {endpoint} ({megabytes:.1} MB of it)"),
+        };
+        Error::unanswered_by(what, within, limit)
+    }
+
+    pub(crate) fn unanswered_by(what: String, within: Duration, limit: Limit) -> Error {
         let seconds = (within.as_secs_f64() * 10.0).round() / 10.0;
-        Error::Unanswered { endpoint: endpoint.into(), seconds, limit }
+        Error::Unanswered { what, seconds, limit }
     }
 
     /// Whether the budget ended before there was an answer, which says nothing about the service.

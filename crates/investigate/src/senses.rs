@@ -30,8 +30,8 @@ const SHORT: Nanos = Nanos(50_000_000);
 const AWAKE: Duration = Duration::from_millis(2);
 /// Connections refused in a row that make a target gone.
 const GONE: u32 = 3;
-/// Largest answer that is read.
-pub(crate) const BODY_LIMIT: u64 = 64 << 20;
+/// Answers are read and counted, not kept: only time bounds them.
+pub(crate) const ANY_SIZE: u64 = u64::MAX;
 
 /// Everything a run measures with. Dropping it undoes what was started, in this order.
 pub(crate) struct Senses {
@@ -96,14 +96,13 @@ impl Senses {
         endpoint: &str,
         arm: &Arm,
         request: &Request,
-        want_body: bool,
     ) -> Result<(Exchange, Option<Response>), Error> {
         if !matches!(arm, Arm::Cold | Arm::Traced) {
             self.wake(recorder, &request.endpoint)?;
         }
         let id = self.begin(recorder)?;
         let start = load::clock::now();
-        let (mut exchange, response) = self.send(request, want_body)?;
+        let (mut exchange, response) = self.send(request)?;
         exchange.window = id;
         std::thread::sleep(GAP);
         let window = ended_now(id, endpoint, arm, true, start);
@@ -122,7 +121,7 @@ impl Senses {
         let short = |l: &&(Request, Nanos)| l.0.endpoint == endpoint && l.1 < SHORT;
         let Some((request, _)) = self.last.as_ref().filter(short).cloned() else { return Ok(()) };
         let start = load::clock::now();
-        let (mut exchange, _) = self.send(&request, false)?;
+        let (mut exchange, _) = self.send(&request)?;
         exchange.window = self.next_window;
         self.next_window += 1;
         let window = ended_now(exchange.window, endpoint, &Arm::Waking, true, start);
@@ -133,20 +132,16 @@ impl Senses {
         Ok(())
     }
 
-    fn send(
-        &mut self,
-        request: &Request,
-        want_body: bool,
-    ) -> Result<(Exchange, Option<Response>), Error> {
+    fn send(&mut self, request: &Request) -> Result<(Exchange, Option<Response>), Error> {
         let left = self.left();
         let limit = self.timeout.min(left);
-        let answer = self.client.send(request, limit, BODY_LIMIT, want_body);
+        let answer = self.client.send(request, limit, ANY_SIZE, false);
         // Cut off by the user or the end of the budget: that says nothing about the service.
         if answer.0.failure.is_some() && self.is_cancelled() {
             return Err(Error::Interrupted);
         }
         if matches!(answer.0.failure, Some(Failure::Timeout)) && left == limit {
-            return Err(Error::unanswered(&request.endpoint, limit, Limit::Budget));
+            return Err(Error::unanswered(&answer.0, limit, Limit::Budget));
         }
         Ok(answer)
     }

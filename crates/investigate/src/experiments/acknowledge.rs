@@ -25,7 +25,7 @@ fn drive(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         }
         let request = super::request(endpoint, variant, None)?;
         let arm = Arm::Acknowledged;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request, false)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request)?;
     }
     Ok(())
 }

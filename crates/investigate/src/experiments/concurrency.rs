@@ -3,7 +3,7 @@
 use crate::Config;
 use crate::Error;
 use crate::run::Run;
-use crate::senses::BODY_LIMIT;
+use crate::senses::ANY_SIZE;
 use evidence::{Arm, Endpoint, Nanos};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                     requests_max: most_requests(run.config, run.loopback, step),
                     timeout,
                     until,
-                    body_limit: BODY_LIMIT,
+                    body_limit: ANY_SIZE,
                     seed,
                     window,
                     session: session.clone(),

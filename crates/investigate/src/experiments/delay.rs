@@ -26,7 +26,7 @@ fn drive(run: &mut Run, endpoint: &Endpoint, peer: &str) -> Result<(), Error> {
             }
             let request = super::request(endpoint, variant, None)?;
             let arm = Arm::Delayed { peer: peer.into(), delay_ms };
-            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request, false)?;
+            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request)?;
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             }
             let request = super::request(endpoint, variant, Some(size))?;
             let arm = Arm::Sized { size };
-            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request, false)?;
+            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request)?;
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let timeout = run.senses.timeout;
     let share = share(run, endpoint);
     run.senses.timeout = timeout.min(share);
-    let driven = run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, true);
+    let driven = run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request);
     run.senses.timeout = timeout;
     let (exchange, _) = driven?;
     if exchange.failure.is_some() && run.stop.requested() {
@@ -30,8 +30,10 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         Some(Failure::Status { code }) => {
             Error::Failing { endpoint: name, code: *code, counted: "1 of 1".into() }
         }
-        Some(Failure::Timeout) if share < timeout => Error::unanswered(&name, share, Limit::Share),
-        Some(Failure::Timeout) => Error::unanswered(&name, timeout, Limit::Timeout),
+        Some(Failure::Timeout) if share < timeout => {
+            Error::unanswered(&exchange, share, Limit::Share)
+        }
+        Some(Failure::Timeout) => Error::unanswered(&exchange, timeout, Limit::Timeout),
         Some(_) => Error::Unreachable { endpoint: name, why: run.senses.detail() },
     };
     if run.config.workload.endpoints.len() == 1 {

@@ -27,7 +27,7 @@ fn drive(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let mut variant = 0;
     while !run.over() && Instant::now() < end {
         let request = super::request(endpoint, variant, None)?;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request, false)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request)?;
         variant += 1;
     }
     Ok(())

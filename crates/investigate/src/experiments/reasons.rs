@@ -25,7 +25,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             break;
         }
         let request = super::request(endpoint, variant, None)?;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request, false)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request)?;
     }
     run.senses.attach(&mut run.recorder, cheap)
 }

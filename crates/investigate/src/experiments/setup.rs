@@ -245,7 +245,7 @@ fn login(run: &mut Run) -> Result<(), Error> {
     let within = run.config.request_timeout.min(left);
     let session = load::login(template, run.config.seed ^ 1, within).map_err(|e| match e {
         LoginError::Failed { .. } if run.over() => {
-            Error::unanswered("the login request", left, Limit::Budget)
+            Error::unanswered_by("answer from the login request".into(), left, Limit::Budget)
         }
         e => e.into(),
     })?;

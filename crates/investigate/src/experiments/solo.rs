@@ -45,7 +45,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             }
             let request = super::request(endpoint, variant, None)?;
             let (exchange, _) =
-                run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Warm, &request, false)?;
+                run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Warm, &request)?;
             variant += 1;
             if exchange.failure.is_none() {
                 latency = exchange.latency();
@@ -82,7 +82,7 @@ fn warm_up(run: &mut Run, endpoint: &Endpoint, end: Instant) -> Result<Nanos, Er
         }
         let request = super::request(endpoint, u64::from(variant), None)?;
         let (exchange, _) =
-            run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, false)?;
+            run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request)?;
         latency = exchange.latency();
         if Duration::from_nanos(latency.0) > SLOW {
             break;
@@ -99,7 +99,7 @@ pub(super) fn cold(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         }
         run.senses.disconnect();
         let request = super::request(endpoint, 1_000 + variant, None)?;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, false)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request)?;
     }
     Ok(())
 }
