@@ -16,7 +16,7 @@ const STEP: (Duration, Duration) = (Duration::from_millis(250), Duration::from_m
 /// Drives the four steps, stopped by the circuit breaker.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let requests: Vec<_> =
-        (0..64).map(|v| super::request(endpoint, v, None)).collect::<Result<_, _>>()?;
+        (0..64).map(|v| super::request(run.config, endpoint, v, None)).collect::<Result<_, _>>()?;
     let typical = run.typical_latency(&endpoint.name)?;
     let most = crate::plan::most_in_flight(run.config, run.may_load);
     let step = (run.share(1) / 10).clamp(STEP.0, STEP.1);

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// is the only endpoint, and is a warning otherwise.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     run.senses.disconnect();
-    let request = super::request(endpoint, 0, None)?;
+    let request = super::request(run.config, endpoint, 0, None)?;
     let timeout = run.senses.timeout;
     let share = share(run, endpoint);
     run.senses.timeout = timeout.min(share);

@@ -67,13 +67,13 @@ fn prepare(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
 
 fn first_request(config: &Config) -> Result<Request, Error> {
     let endpoint = config.workload.endpoints.first().ok_or(Error::NoEndpoint)?;
-    super::request(endpoint, 0, None)
+    super::request(config, endpoint, 0, None)
 }
 
 /// A request of each endpoint. One that cannot be rendered says so when its turn comes.
 fn requests(config: &Config) -> Vec<Request> {
     let endpoints = config.workload.endpoints.iter();
-    endpoints.filter_map(|e| super::request(e, 0, None).ok()).collect()
+    endpoints.filter_map(|e| super::request(config, e, 0, None).ok()).collect()
 }
 
 /// Distinct `host:port` of the workload.

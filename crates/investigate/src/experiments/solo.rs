@@ -43,7 +43,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                 run.senses.idle(&mut run.recorder, &endpoint.name, &Arm::Warm, latency)?;
                 continue;
             }
-            let request = super::request(endpoint, variant, None)?;
+            let request = super::request(run.config, endpoint, variant, None)?;
             let (exchange, _) =
                 run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Warm, &request)?;
             variant += 1;
@@ -80,7 +80,7 @@ fn warm_up(run: &mut Run, endpoint: &Endpoint, end: Instant) -> Result<Nanos, Er
         if run.over() || late || Instant::now() >= end {
             break;
         }
-        let request = super::request(endpoint, u64::from(variant), None)?;
+        let request = super::request(run.config, endpoint, u64::from(variant), None)?;
         let (exchange, _) =
             run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request)?;
         latency = exchange.latency();
@@ -98,7 +98,7 @@ pub(super) fn cold(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             break;
         }
         run.senses.disconnect();
-        let request = super::request(endpoint, 1_000 + variant, None)?;
+        let request = super::request(run.config, endpoint, 1_000 + variant, None)?;
         run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request)?;
     }
     Ok(())

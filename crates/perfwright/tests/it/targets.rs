@@ -4,6 +4,7 @@
 use crate::binary::{Folder, Ran, Running};
 use crate::server::{Server, Step, answer, fine};
 use crate::usage::check_in;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Investigates `server` for a moment by its URL alone.
@@ -186,6 +187,27 @@ fn an_endpoint_that_begins_to_refuse_is_left_alone_and_others_are_not() {
     assert_eq!(ran.code, 0, "{ran:#?}");
     assert!(ran.stderr.contains("warning: stopped driving GET /late: 11 of the last "), "{ran:#?}");
     assert_eq!(ran.stdout.matches("where the time goes").count(), 2, "{ran:#?}");
+}
+
+#[test]
+fn a_short_run_sees_all_parts_of_a_range() {
+    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let into = Arc::clone(&seen);
+    let server = Server::by_target(move |target, _| {
+        let page = target.rsplit('=').next().and_then(|page| page.parse::<u32>().ok());
+        into.lock().unwrap().extend(page);
+        fine(1)
+    });
+    let pages = || {
+        let (folder, url) = (Folder::new(), server.url("/orders?page={1..1000}"));
+        let ran = folder.run(&["investigate", &url, "--url-only", "--budget", "2s", "--seed", "5"]);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        std::mem::take(&mut *seen.lock().unwrap())
+    };
+    let (first, again) = (pages(), pages());
+    assert_eq!(first[..6], again[..6], "one seed, one order");
+    let low = first[..20].iter().filter(|page| **page <= 500).count();
+    assert!((4..=16).contains(&low), "{first:?}");
 }
 
 #[test]
