@@ -3,6 +3,31 @@
 use crate::Error;
 use diagnose::Knowledge;
 use evidence::{Exchange, Failure};
+use std::collections::BTreeMap;
+
+/// What failed of an endpoint that was also answered with success: `HTTP 500 (7 of 21)`.
+pub(crate) fn failures(k: &Knowledge, endpoint: &str) -> Option<String> {
+    let (mut all, mut kinds) = (0u64, BTreeMap::<String, u64>::new());
+    for exchange in k.exchanges.iter().filter(|e| e.endpoint == endpoint) {
+        all += 1;
+        if let Some(failure) = &exchange.failure {
+            *kinds.entry(what(failure)).or_default() += 1;
+        }
+    }
+    let told: Vec<String> =
+        kinds.iter().map(|(what, n)| format!("{what} ({n} of {all})")).collect();
+    let failed: u64 = kinds.values().sum();
+    (0 < failed && failed < all).then(|| told.join(", "))
+}
+
+/// A failure in words: `HTTP 500`.
+pub(crate) fn what(failure: &Failure) -> String {
+    match failure {
+        Failure::Status { code } => format!("HTTP {code}"),
+        Failure::LoginRequired => "a login is asked for".into(),
+        other => words(other).into(),
+    }
+}
 
 /// Why nothing can be said about the endpoint; none when one of its requests was answered.
 pub(crate) fn missing(k: &Knowledge, endpoint: &str) -> Option<Error> {
@@ -16,10 +41,10 @@ pub(crate) fn missing(k: &Knowledge, endpoint: &str) -> Option<Error> {
     let counted = format!("{same} of {}", attempts.len());
     Some(match &last.failure {
         Some(Failure::Status { code }) => Error::Failing { endpoint, code: *code, counted },
-        Some(Failure::LoginRequired) => Error::LoginRequired { endpoint, status: last.status },
-        Some(other) => {
-            Error::Unreachable { endpoint, why: format!("{} ({counted})", words(other)) }
+        Some(Failure::LoginRequired) => {
+            Error::LoginRequired { endpoint, status: last.status.to_string() }
         }
+        Some(other) => Error::Unreachable { endpoint, why: format!("{} ({counted})", what(other)) },
         None => return None,
     })
 }

@@ -76,8 +76,8 @@ pub enum Error {
     LoginRequired {
         /// Endpoint.
         endpoint: String,
-        /// Status.
-        status: u16,
+        /// Status, and where it leads: `302 to /login`.
+        status: String,
     },
     /// The login request failed.
     #[error(transparent)]

@@ -4,6 +4,7 @@ use crate::event::Event;
 use crate::recorder::Recorder;
 use crate::senses::Senses;
 use crate::{Config, Error, Stop, answers, experiments, plan, replay};
+use diagnose::Knowledge;
 use evidence::{Arm, Exchange, Experiment, ExperimentKind, Failure, Report, Risk};
 use load::Breaker;
 use load::breaker::BreakerState;
@@ -188,7 +189,9 @@ impl Run<'_> {
             return false;
         }
         if let Some(why) = trip {
-            let message = format!("stopped driving {}: {why}", exchange.endpoint);
+            let what = exchange.failure.as_ref().map(answers::what);
+            let what = what.map_or(String::new(), |what| format!(" (the last: {what})"));
+            let message = format!("stopped driving {}: {why}{what}", exchange.endpoint);
             self.warn(&message, "look at the service's log");
         }
         trip.is_none()
@@ -207,6 +210,16 @@ impl Run<'_> {
         Ok(Duration::from_nanos(stats::median(&warm).unwrap_or(0.0) as u64))
     }
 
+    /// Tells what failed of endpoints that were also answered.
+    fn tell_failures(&mut self, known: &Knowledge) {
+        for endpoint in &self.config.workload.endpoints {
+            if let Some(what) = answers::failures(known, &endpoint.name) {
+                let message = format!("some requests to {} failed: {what}", endpoint.name);
+                self.warn(&message, "they are in no latency; the service's own log may tell why");
+            }
+        }
+    }
+
     /// Ends a run that has answers. When they can no longer be stored, they are still told.
     fn finish(mut self, failed: Option<Error>) -> Outcome {
         let interrupted = self.stop.requested();
@@ -214,6 +227,7 @@ impl Run<'_> {
         let ended = ended.or_else(|| interrupted.then(|| "interrupted".to_string()));
         let unstored = self.close(ended).err();
         let known = self.recorder.known();
+        self.tell_failures(&known);
         let report = replay::conclude_from(&known);
         let folder = self.recorder.folder().path().to_path_buf();
         let names = self.config.workload.endpoints.iter().map(|e| &e.name);

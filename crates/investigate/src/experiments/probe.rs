@@ -4,7 +4,8 @@ use crate::Error;
 use crate::error::Limit;
 use crate::run::Run;
 use crate::senses::asks_for_login;
-use evidence::{Arm, Endpoint, Failure};
+use evidence::{Arm, Endpoint, Exchange, Failure, redacted_url};
+use load::Response;
 use std::time::Duration;
 
 /// Sends the endpoint once, cold. A target that does not answer with success ends the run when it
@@ -17,16 +18,20 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     run.senses.timeout = timeout.min(share);
     let driven = run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request);
     run.senses.timeout = timeout;
-    let (exchange, _) = driven?;
+    let (exchange, response) = driven?;
+    let status = status(&exchange, response.as_ref());
     if exchange.failure.is_some() && run.stop.requested() {
         return Err(Error::Interrupted);
     }
     let name = endpoint.name.clone();
     let error = match &exchange.failure {
-        None => return run.say(&name),
-        Some(_) if asks_for_login(&exchange) => {
-            Error::LoginRequired { endpoint: name, status: exchange.status }
+        None => {
+            if (300..400).contains(&exchange.status) {
+                tell_redirect(run, &name, &status);
+            }
+            return run.say(&name);
         }
+        Some(_) if asks_for_login(&exchange) => Error::LoginRequired { endpoint: name, status },
         Some(Failure::Status { code }) => {
             Error::Failing { endpoint: name, code: *code, counted: "1 of 1".into() }
         }
@@ -55,4 +60,23 @@ fn share(run: &Run, endpoint: &Endpoint) -> Duration {
     }
     let left = all.iter().rev().take_while(|e| e.name != endpoint.name).count() + 1;
     run.share(left + 1)
+}
+
+/// The answer's status, and where it leads: `302 to /login`.
+fn status(exchange: &Exchange, response: Option<&Response>) -> String {
+    match response.and_then(|r| r.header("location")) {
+        Some(location) if (300..400).contains(&exchange.status) => {
+            let to: String = redacted_url(location).chars().take(200).collect();
+            format!("{} to {to}", exchange.status)
+        }
+        _ => exchange.status.to_string(),
+    }
+}
+
+/// An answer that only leads elsewhere is measured as it is: rarely what was meant.
+fn tell_redirect(run: &mut Run, endpoint: &str, status: &str) {
+    run.warn(
+        &format!("{endpoint} answered {status}; redirects are not followed, so this is measured"),
+        "name the target itself, or, when it is a login, give --login FILE",
+    );
 }

@@ -62,7 +62,7 @@ fn answers_that_are_no_success() {
     check(&["asks for a login (HTTP 401)", "hint:", "--login"], |_| {
         answer("401 Unauthorized", "www-authenticate: Basic realm=\"x\"\r\n", "")
     });
-    check(&["asks for a login", "hint:", "--cookie"], |_| {
+    check(&["asks for a login (HTTP 302 to /login?next=", "hint:", "--cookie"], |_| {
         answer("302 Found", "location: /login?next=%2F\r\n", "")
     });
     let form = "<html><form action=/session method=post><input name=user>\
@@ -70,6 +70,16 @@ fn answers_that_are_no_success() {
     check(&["asks for a login", "hint:", "--login"], move |_| {
         answer("200 OK", "content-type: text/html\r\n", form)
     });
+}
+
+#[test]
+fn a_redirect_is_measured_as_it_is_and_told() {
+    let (folder, server) =
+        (Folder::new(), Server::start(|_| answer("302 Found", "location: /other?token=x\r\n", "")));
+    let ran = investigate(&folder, &server, &[]);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    let said = "warning: GET / answered 302 to /other?token=***; redirects are not followed";
+    assert!(ran.stderr.contains(said) && ran.stderr.contains("hint: name the target"), "{ran:#?}");
 }
 
 #[test]
@@ -186,6 +196,9 @@ fn an_endpoint_that_begins_to_refuse_is_left_alone_and_others_are_not() {
     let ran = folder.run(&[&arguments[..], &both].concat());
     assert_eq!(ran.code, 0, "{ran:#?}");
     assert!(ran.stderr.contains("warning: stopped driving GET /late: 11 of the last "), "{ran:#?}");
+    assert!(ran.stderr.contains(" requests failed (the last: HTTP 404)"), "{ran:#?}");
+    let told = "warning: some requests to GET /late failed: HTTP 404 (1";
+    assert!(ran.stderr.contains(told), "{ran:#?}");
     assert_eq!(ran.stdout.matches("where the time goes").count(), 2, "{ran:#?}");
 }
 
