@@ -188,6 +188,7 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
             Err(e) => coverage.push(lost("discovery", &e)),
         }
     }
+    judge_pid(run, &mut coverage);
     let source = run.senses.observer_name.clone();
     run.recorder.add(&source, EvidenceBody::Coverage(coverage.clone()))?;
     if run.senses.service.is_none() {
@@ -198,6 +199,21 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
         run.senses.attach(&mut run.recorder, pass)?;
     }
     record_target(run, coverage)
+}
+
+/// A process that was named and is not the one that answers is told, not silently left out.
+fn judge_pid(run: &mut Run, coverage: &mut Vec<Coverage>) {
+    let Some(pid) = run.config.pid else { return };
+    let Some(service) = &run.senses.service else {
+        let why = coverage.iter().find(|c| c.probe == "process").map(|c| c.reason.as_str());
+        let why = why.unwrap_or("nothing of the target is seen");
+        run.warn(&format!("--pid {pid} is of no use: {why}"), "see `perfwright doctor URL`");
+        return;
+    };
+    if let Some(other) = crate::doctor::unrelated(service, pid) {
+        run.warn(&other.reason, &other.hint);
+        coverage.push(other);
+    }
 }
 
 /// An observer of this machine unless another is named: only it can tell whether an address is

@@ -225,6 +225,12 @@ fn config(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<Co
     if args.observer.is_none() {
         is_running(args.pid)?;
     }
+    if args.proxy && args.command.is_empty() {
+        return Err(usage(
+            "--proxy needs a command: it is put between that command and its peers",
+            "add what starts the service: perfwright investigate --proxy URL -- COMMAND",
+        ));
+    }
     let (workload, remarks) = build(&given)?;
     for remark in remarks {
         printer.warning(&remark, "");

@@ -84,6 +84,12 @@ fn durations_and_numbers() {
 }
 
 #[test]
+fn options_that_would_do_nothing() {
+    let proxy = ["investigate", "http://127.0.0.1:1/", "--proxy"];
+    check(&proxy, &["error: --proxy needs a command", "hint: add what starts the service"]);
+}
+
+#[test]
 fn curl_lines() {
     let alone = "error: no URL in the curl command line";
     check(&["investigate", "curl"], &[alone, "hint: put the whole command in quotes"]);
