@@ -19,6 +19,12 @@ pub enum UrlError {
     /// The host or port makes no sense.
     #[error("`{0}` is not a host with an optional port; write HOST, HOST:PORT or [IPv6]:PORT")]
     Host(String),
+    /// A number, or part of an address, for a host.
+    #[error(
+        "`{0}` is a number, which systems take for an address of their own making; write a name, \
+         or all four parts of an address such as 127.0.0.1"
+    )]
+    Number(String),
     /// Braces that are no variable.
     #[error(
         "`{text}` at character {position} of `{url}` {why}; a range is {{1..20}}, a list {{a,b}}, \
@@ -66,6 +72,9 @@ pub(crate) fn absolute(
     };
     if !is_host(host) {
         return Err(UrlError::Host(host.to_string()));
+    }
+    if let Some(number) = numeric(host) {
+        return Err(UrlError::Number(number.to_string()));
     }
     let path = encode_braces(path, braces).map_err(|fault| {
         // The path ends the text, and what stands before it may come from the base.
@@ -134,6 +143,19 @@ fn is_host(authority: &str) -> bool {
     };
     let name = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-' || b == b'_';
     !host.is_empty() && host.bytes().all(name) && port.is_none_or(|p| p.parse::<u16>().is_ok())
+}
+
+/// A host that `inet_aton(3)` reads as an address although nobody would write it: `3` is 0.0.0.3,
+/// `127.1` and `0x7f000001` are 127.0.0.1.
+fn numeric(authority: &str) -> Option<&str> {
+    let host = authority.split(':').next().unwrap_or_default();
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let is_number = match hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()),
+    };
+    (is_number && host.parse::<std::net::Ipv4Addr>().is_err()).then_some(host)
 }
 
 /// Path and query with what may not travel raw percent-encoded; existing escapes stay.
@@ -226,6 +248,12 @@ mod tests {
         check("ftp://h/", None, "`ftp` URLs");
         check("http://h:99999/", None, "`h:99999` is not a host");
         check("http://exämple/", None, "`exämple` is not a host");
+        for number in ["3", "0x7f000001", "127.1", "0177.0.0.1", "1.2.3.4.5", "h.3", "300.1.1.1"] {
+            check(&format!("http://{number}:80/"), None, &format!("`{number}` is a number"));
+        }
+        check("3", None, "`3` is a number");
+        check("127.0.0.1", None, "http://127.0.0.1/");
+        check("3a.io", None, "http://3a.io/");
         check("http://h/{id}", None, "`{id}` at character 10 of `http://h/{id}` is a placeholder");
         let user = absolute("https://me:p%40w@h/", None, Braces::All).unwrap().user;
         assert_eq!(user.as_deref(), Some(b"me:p@w".as_slice()));

@@ -1,5 +1,8 @@
 //! What can end a run before it has an answer.
 
+use evidence::Exchange;
+use std::fmt;
+use std::time::Duration;
 use thiserror::Error as ThisError;
 
 /// Why there is no answer. Each says what happened and why; [`Error::hint`] says what to do next.
@@ -30,6 +33,16 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The target did not answer in the time it was given.
+    #[error("no {what} within {seconds} s, {limit}")]
+    Unanswered {
+        /// `answer from GET /orders`, and how much of it came.
+        what: String,
+        /// How long it was waited for, rounded to a tenth.
+        seconds: f64,
+        /// What bounded the wait.
+        limit: Limit,
+    },
     /// The target went away while it was measured.
     #[error("the target stopped answering during the run: {why}")]
     Gone {
@@ -37,12 +50,20 @@ pub enum Error {
         why: String,
     },
     /// The target answers, but not with success.
-    #[error("{endpoint} answers {status}, so there is no fast or slow to measure")]
+    #[error("{endpoint} answers HTTP {code} ({counted}), so there is no fast or slow to measure")]
     Failing {
         /// Endpoint.
         endpoint: String,
-        /// Status or failure.
-        status: String,
+        /// Status.
+        code: u16,
+        /// How many of how many requests.
+        counted: String,
+    },
+    /// The budget ended before the endpoint's turn.
+    #[error("{endpoint} was not asked: the --budget ended before its turn")]
+    NotAsked {
+        /// Endpoint.
+        endpoint: String,
     },
     /// None of several endpoints answered with success.
     #[error("none of {endpoints} endpoints answered with success, so there is nothing to measure")]
@@ -55,8 +76,8 @@ pub enum Error {
     LoginRequired {
         /// Endpoint.
         endpoint: String,
-        /// Status.
-        status: u16,
+        /// Status, and where it leads: `302 to /login`.
+        status: String,
     },
     /// The login request failed.
     #[error(transparent)]
@@ -78,7 +99,48 @@ pub enum Error {
     Interrupted,
 }
 
+/// What bounded a wait for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The time limit of one request.
+    Timeout,
+    /// The endpoint's share of the budget, others being named too.
+    Share,
+    /// The end of the budget: it may have been about to answer.
+    Budget,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::Timeout => "the --timeout",
+            Limit::Share => "its share of the --budget",
+            Limit::Budget => "when the --budget ended",
+        })
+    }
+}
+
 impl Error {
+    /// A request that was given `within`; an answer that had begun is told apart from none.
+    pub(crate) fn unanswered(exchange: &Exchange, within: Duration, limit: Limit) -> Error {
+        let (endpoint, megabytes) = (&exchange.endpoint, exchange.body_bytes as f64 / 1e6);
+        let what = match exchange.status {
+            0 => format!("answer from {endpoint}"),
+            _ => format!("complete answer from {endpoint} ({megabytes:.1} MB of it)"),
+        };
+        Error::unanswered_by(what, within, limit)
+    }
+
+    pub(crate) fn unanswered_by(what: String, within: Duration, limit: Limit) -> Error {
+        let seconds = (within.as_secs_f64() * 10.0).round() / 10.0;
+        Error::Unanswered { what, seconds, limit }
+    }
+
+    /// Whether the budget ended before there was an answer, which says nothing about the service.
+    pub fn is_out_of_budget(&self) -> bool {
+        matches!(self, Error::Unanswered { limit: Limit::Budget, .. } | Error::NotAsked { .. })
+    }
+
     /// The next step.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -90,7 +152,18 @@ impl Error {
             Error::Unreachable { .. } => {
                 "is the service running, and is host and port right? try the same URL with curl"
             }
+            Error::Unanswered { limit: Limit::Timeout, .. } => {
+                "a longer --timeout waits longer; is the service stuck? its own log may tell"
+            }
+            Error::Unanswered { .. } => {
+                "a longer --budget waits longer, up to --timeout; is the service stuck? its own \
+                 log may tell"
+            }
             Error::Gone { .. } => "look at the service's log; what was measured before is kept",
+            Error::Failing { code: 500.., .. } => {
+                "the service itself fails: look at its own log for this request"
+            }
+            Error::NotAsked { .. } => "give a longer --budget, or name fewer endpoints",
             Error::Failing { .. } | Error::Silent { .. } => {
                 "try the same request with curl; send what it needs with -H, --cookie or --login"
             }
@@ -113,6 +186,7 @@ impl Error {
         matches!(
             self,
             Error::Unreachable { .. }
+                | Error::Unanswered { limit: Limit::Timeout | Limit::Share, .. }
                 | Error::Gone { .. }
                 | Error::Failing { .. }
                 | Error::Silent { .. }

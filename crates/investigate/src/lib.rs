@@ -4,6 +4,7 @@
 //! later MCP and serve) call [`investigate`], [`doctor`] and [`replay`] and get the same answers;
 //! nothing in this crate prints: what happens is told through [`Event`]s.
 
+mod answers;
 mod checkout;
 mod config;
 mod doctor;
@@ -20,7 +21,7 @@ mod stop;
 
 pub use config::{Config, Consents, LaunchConfig};
 pub use doctor::{Checkup, doctor};
-pub use error::Error;
+pub use error::{Error, Limit};
 pub use event::Event;
 pub use replay::{Replayed, replay, requests};
 pub use run::{Outcome, investigate};

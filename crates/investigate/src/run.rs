@@ -3,13 +3,18 @@
 use crate::event::Event;
 use crate::recorder::Recorder;
 use crate::senses::Senses;
-use crate::{Config, Error, Stop, experiments, plan, replay};
-use evidence::{Arm, Experiment, ExperimentKind, Report, Risk};
+use crate::{Config, Error, Stop, answers, experiments, plan, replay};
+use diagnose::Knowledge;
+use evidence::{Arm, Exchange, Experiment, ExperimentKind, Failure, Report, Risk};
+use load::Breaker;
 use load::breaker::BreakerState;
 use observe::stream::Pass;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// A request that was cut off sooner is not worth a word: there is one at the end of most budgets.
+const TOLD_WAIT_S: f64 = 1.0;
 
 /// What a run gives.
 pub struct Outcome {
@@ -22,6 +27,8 @@ pub struct Outcome {
     /// The error that ended it early: the target or the observer failed while it was measured, or
     /// what was measured could not be stored.
     pub failed: Option<Error>,
+    /// Why some of the named endpoints have no answer in it.
+    pub unanswered: Vec<Error>,
 }
 
 /// One run in progress.
@@ -32,14 +39,18 @@ pub(crate) struct Run<'a> {
     pub(crate) stop: &'a Stop,
     pub(crate) events: &'a mut dyn FnMut(Event),
     pub(crate) started: Instant,
-    pub(crate) deadline: Instant,
     /// Whether all of it goes to this machine.
     pub(crate) loopback: bool,
     /// Whether several requests may be in flight to all of it.
     pub(crate) may_load: bool,
     /// The cheap pass that gives milliseconds.
     pub(crate) pass: Pass,
+    /// Opens when the target as a whole suffers: it fails itself, or does not answer.
     pub(crate) breaker: BreakerState,
+    /// One for each endpoint: what it refuses or how slow it is says nothing about others.
+    pub(crate) endpoint_breakers: BTreeMap<String, BreakerState>,
+    /// Endpoints that did not answer their probe in time: they are not waited for again.
+    pub(crate) silent: BTreeMap<String, Error>,
 }
 
 /// Runs the loop: measure a baseline, form hypotheses, run the cheapest experiment that separates
@@ -65,6 +76,11 @@ pub fn investigate(
         Ok(()) => None,
         // A request that was cut off by the user says nothing about the target.
         Err(_) if stop.requested() && run.recorder.has_answers() => None,
+        // Nor does one that the end of the budget cut off.
+        Err(e) if e.is_out_of_budget() && run.recorder.has_answers() => {
+            run.tell_cut_off(&e);
+            None
+        }
         // What was measured before the target or the observer failed is still worth telling.
         Err(e) if run.recorder.has_answers() => Some(e),
         Err(e) => return Err(run.give_up(e)),
@@ -76,11 +92,17 @@ impl Run<'_> {
     /// Probe and solo of every endpoint: what every answer starts from.
     fn baseline(&mut self) -> Result<(), Error> {
         for endpoint in &self.config.workload.endpoints {
+            if self.over() {
+                break;
+            }
             self.perform(&base(ExperimentKind::Probe, &endpoint.name))?;
         }
         for endpoint in &self.config.workload.endpoints {
             if self.over() {
                 break;
+            }
+            if self.silent.contains_key(&endpoint.name) {
+                continue;
             }
             self.perform(&base(ExperimentKind::Solo, &endpoint.name))?;
             self.say(&endpoint.name)?;
@@ -97,7 +119,7 @@ impl Run<'_> {
         let mut done: BTreeSet<(ExperimentKind, String)> = BTreeSet::new();
         while !self.over() {
             let knowledge = self.recorder.knowledge()?;
-            let left = self.deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+            let left = self.senses.left().as_secs_f64();
             let next = knowledge
                 .endpoints()
                 .iter()
@@ -130,14 +152,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether budget or user end the run.
+    /// Whether budget, user or a suffering target end the run.
     pub(crate) fn over(&self) -> bool {
-        self.stop.requested() || Instant::now() >= self.deadline
+        self.stop.requested() || self.senses.left().is_zero() || self.breaker.trip().is_some()
     }
 
     /// An endpoint's part of what is left, when `n` share it.
     pub(crate) fn share(&self, n: usize) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now()) / n.max(1) as u32
+        self.senses.left() / n.max(1) as u32
     }
 
     /// Tells a warning.
@@ -145,11 +167,39 @@ impl Run<'_> {
         (self.events)(Event::Warning { message: message.into(), hint: hint.into() });
     }
 
-    /// Tells why the circuit breaker opened.
-    pub(crate) fn tripped(&mut self) {
-        if let Some(trip) = self.breaker.trip() {
-            self.warn(&format!("stopped driving: {trip}"), "look at the service's log");
+    /// Tells that the end of the budget cut off a request, when it had been waited for.
+    fn tell_cut_off(&mut self, error: &Error) {
+        if let Error::Unanswered { seconds, .. } = error
+            && *seconds >= TOLD_WAIT_S
+        {
+            self.warn(&format!("{error}: this request is left out"), error.hint());
         }
+    }
+
+    /// Whether the endpoint may be driven on after this exchange; tells why not.
+    pub(crate) fn may_go_on(&mut self, exchange: &Exchange) -> bool {
+        let (latency, failed) = (exchange.latency(), exchange.failure.is_some());
+        let fresh = || BreakerState::new(Breaker::standard(None));
+        let own = self.endpoint_breakers.entry(exchange.endpoint.clone()).or_insert_with(fresh);
+        own.finished(latency, failed);
+        let trip = own.trip();
+        if !is_refusal(exchange) && !self.breaker.finished(latency, failed) {
+            let why = self.breaker.trip().or(trip).map(|t| t.to_string()).unwrap_or_default();
+            self.warn(&format!("stopped driving the target: {why}"), "look at the service's log");
+            return false;
+        }
+        if let Some(why) = trip {
+            let what = exchange.failure.as_ref().map(answers::what);
+            let what = what.map_or(String::new(), |what| format!(" (the last: {what})"));
+            let message = format!("stopped driving {}: {why}{what}", exchange.endpoint);
+            self.warn(&message, "look at the service's log");
+        }
+        trip.is_none()
+    }
+
+    /// Why there is nothing to say about an endpoint yet; none once it has answered.
+    pub(crate) fn missing(&mut self, endpoint: &str) -> Result<Option<Error>, Error> {
+        Ok(answers::missing(&self.recorder.knowledge()?, endpoint))
     }
 
     /// Median latency of the endpoint's warm requests, zero when there are none.
@@ -160,15 +210,33 @@ impl Run<'_> {
         Ok(Duration::from_nanos(stats::median(&warm).unwrap_or(0.0) as u64))
     }
 
+    /// Tells what failed of endpoints that were also answered.
+    fn tell_failures(&mut self, known: &Knowledge) {
+        for endpoint in &self.config.workload.endpoints {
+            if let Some(what) = answers::failures(known, &endpoint.name) {
+                let message = format!("some requests to {} failed: {what}", endpoint.name);
+                self.warn(&message, "they are in no latency; the service's own log may tell why");
+            }
+        }
+    }
+
     /// Ends a run that has answers. When they can no longer be stored, they are still told.
     fn finish(mut self, failed: Option<Error>) -> Outcome {
         let interrupted = self.stop.requested();
         let ended = failed.as_ref().map(ToString::to_string);
         let ended = ended.or_else(|| interrupted.then(|| "interrupted".to_string()));
         let unstored = self.close(ended).err();
-        let report = replay::conclude_from(&self.recorder.known());
+        let known = self.recorder.known();
+        self.tell_failures(&known);
+        let report = replay::conclude_from(&known);
         let folder = self.recorder.folder().path().to_path_buf();
-        Outcome { report, folder, interrupted, failed: failed.or(unstored) }
+        let names = self.config.workload.endpoints.iter().map(|e| &e.name);
+        let unanswered = names
+            .filter_map(|name| {
+                answers::missing(&known, name).map(|e| self.silent.remove(name).unwrap_or(e))
+            })
+            .collect();
+        Outcome { report, folder, interrupted, failed: failed.or(unstored), unanswered }
     }
 
     /// Ends a run that has none; why is what the user is told, also when that cannot be stored.
@@ -183,6 +251,15 @@ impl Run<'_> {
         self.senses.close(&mut self.recorder)?;
         let seconds = self.started.elapsed().as_secs_f64();
         self.recorder.finish(ended, (seconds * 1e3).round() / 1e3)
+    }
+}
+
+/// Whether the target is well and just does not want this request.
+fn is_refusal(exchange: &Exchange) -> bool {
+    match &exchange.failure {
+        Some(Failure::Status { code }) => *code < 500,
+        Some(Failure::LoginRequired) => true,
+        _ => false,
     }
 }
 

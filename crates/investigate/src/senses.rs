@@ -2,6 +2,7 @@
 //! window by window. A window is the unit of evidence: counters before, one request or silence,
 //! a settling gap, counters after, everything drained.
 
+use crate::error::Limit;
 use crate::proxies::Proxies;
 use crate::recorder::Recorder;
 use crate::{Config, Error};
@@ -13,7 +14,7 @@ use observe::stream::{Pass, ProfileConfig};
 use observe::{ObserveError, Observer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Quiet time after an answer, so that late packets and records belong to their window.
 pub(crate) const GAP: Duration = Duration::from_millis(20);
@@ -29,8 +30,8 @@ const SHORT: Nanos = Nanos(50_000_000);
 const AWAKE: Duration = Duration::from_millis(2);
 /// Connections refused in a row that make a target gone.
 const GONE: u32 = 3;
-/// Largest answer that is read.
-pub(crate) const BODY_LIMIT: u64 = 64 << 20;
+/// Answers are read and counted, not kept: only time bounds them.
+pub(crate) const ANY_SIZE: u64 = u64::MAX;
 
 /// Everything a run measures with. Dropping it undoes what was started, in this order.
 pub(crate) struct Senses {
@@ -47,7 +48,10 @@ pub(crate) struct Senses {
     salt: u64,
     refusals: u32,
     next_window: u32,
-    timeout: Duration,
+    /// Longest wait for one answer, within the budget.
+    pub(crate) timeout: Duration,
+    /// End of the budget: no answer is waited for beyond.
+    pub(crate) deadline: Instant,
     /// The last request that may be repeated, and how long its answer took.
     last: Option<(Request, Nanos)>,
 }
@@ -70,6 +74,7 @@ impl Senses {
             refusals: 0,
             next_window: 1,
             timeout: config.request_timeout,
+            deadline: Instant::now() + config.budget,
             last: None,
         }
     }
@@ -91,14 +96,13 @@ impl Senses {
         endpoint: &str,
         arm: &Arm,
         request: &Request,
-        want_body: bool,
     ) -> Result<(Exchange, Option<Response>), Error> {
         if !matches!(arm, Arm::Cold | Arm::Traced) {
             self.wake(recorder, &request.endpoint)?;
         }
         let id = self.begin(recorder)?;
         let start = load::clock::now();
-        let (mut exchange, response) = self.send(request, want_body)?;
+        let (mut exchange, response) = self.send(request)?;
         exchange.window = id;
         std::thread::sleep(GAP);
         let window = ended_now(id, endpoint, arm, true, start);
@@ -117,7 +121,7 @@ impl Senses {
         let short = |l: &&(Request, Nanos)| l.0.endpoint == endpoint && l.1 < SHORT;
         let Some((request, _)) = self.last.as_ref().filter(short).cloned() else { return Ok(()) };
         let start = load::clock::now();
-        let (mut exchange, _) = self.send(&request, false)?;
+        let (mut exchange, _) = self.send(&request)?;
         exchange.window = self.next_window;
         self.next_window += 1;
         let window = ended_now(exchange.window, endpoint, &Arm::Waking, true, start);
@@ -128,17 +132,23 @@ impl Senses {
         Ok(())
     }
 
-    fn send(
-        &mut self,
-        request: &Request,
-        want_body: bool,
-    ) -> Result<(Exchange, Option<Response>), Error> {
-        let answer = self.client.send(request, self.timeout, BODY_LIMIT, want_body);
-        // Cut off by the user: that says nothing about the service.
+    fn send(&mut self, request: &Request) -> Result<(Exchange, Option<Response>), Error> {
+        let left = self.left();
+        let limit = self.timeout.min(left);
+        let answer = self.client.send(request, limit, ANY_SIZE, false);
+        // Cut off by the user or the end of the budget: that says nothing about the service.
         if answer.0.failure.is_some() && self.is_cancelled() {
             return Err(Error::Interrupted);
         }
+        if matches!(answer.0.failure, Some(Failure::Timeout)) && left == limit {
+            return Err(Error::unanswered(&answer.0, limit, Limit::Budget));
+        }
         Ok(answer)
+    }
+
+    /// What is left of the budget.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     fn is_cancelled(&self) -> bool {

@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         duration: Duration::from_secs_f64(seconds.parse()?),
         requests_max: 0,
         timeout: Duration::from_secs(30),
+        until: Nanos(u64::MAX),
         body_limit: 1 << 30,
         seed: 1,
         window: 0,

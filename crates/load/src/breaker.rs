@@ -32,6 +32,12 @@ pub struct Breaker {
 }
 
 impl Breaker {
+    /// Failures only, for requests whose latencies have nothing to do with each other.
+    pub fn errors_only() -> Breaker {
+        let latency_limit = Nanos(u64::MAX);
+        Breaker { latency_factor: f64::INFINITY, latency_limit, ..Breaker::standard(None) }
+    }
+
     /// The rule of the house: more than half of the last 20 fail, latency beyond 20 × the start,
     /// or beyond 30 s.
     pub fn standard(baseline: Option<Nanos>) -> Breaker {
@@ -44,7 +50,7 @@ impl Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum Trip {
     /// Too many failures.
-    #[error("{failed} of the last {of} requests failed")]
+    #[error("{}{of} requests failed", share(*failed, *of))]
     Errors {
         /// Failures.
         failed: u32,
@@ -69,6 +75,11 @@ pub enum Trip {
         /// Its latency so far.
         latency: Nanos,
     },
+}
+
+/// `all of the last `, or how many of them.
+fn share(failed: u32, of: u32) -> String {
+    if failed == of { "all of the last ".into() } else { format!("{failed} of the last ") }
 }
 
 /// A breaker at work.
@@ -194,6 +205,10 @@ mod tests {
         check(10.0, &[good; 100], None);
         check(10.0, &[bad; 10], None);
         check(10.0, &[bad; 11], Some(Trip::Errors { failed: 11, of: 11 }));
+        let all = Trip::Errors { failed: 11, of: 11 }.to_string();
+        assert_eq!(all, "all of the last 11 requests failed");
+        let some = Trip::Errors { failed: 11, of: 14 }.to_string();
+        assert_eq!(some, "11 of the last 14 requests failed");
         check(10.0, &[[bad, good]; 50].concat(), None);
         check(10.0, &[[good; 50].as_slice(), &[slow; 5]].concat(), None);
         let trip = Trip::Latency { now: Nanos::from_ms(300.0), start: Nanos::from_ms(10.0) };
@@ -202,6 +217,16 @@ mod tests {
         check(0.1, &[(50.0, false); 20], None);
         let trip = Trip::TooSlow { latency: Nanos::from_ms(30_001.0) };
         check(3000.0, &[(30_001.0, false)], Some(trip));
+    }
+
+    #[test]
+    fn errors_only() {
+        let mut state = BreakerState::new(Breaker::errors_only());
+        for ms in [[1.0; 20], [60_000.0; 20]].concat() {
+            assert!(state.finished(Nanos::from_ms(ms), false));
+        }
+        let bad = (0..11).map(|_| state.finished(Nanos::from_ms(1.0), true)).last();
+        assert_eq!((bad, state.trip()), (Some(false), Some(Trip::Errors { failed: 11, of: 20 })));
     }
 
     #[test]

@@ -113,9 +113,9 @@ impl Client {
     }
 
     /// Sends one request and waits for its answer, at most `timeout`; a body of more than
-    /// `body_limit` bytes is a failure. Redirects are not followed. `want_body`: keep the body.
-    /// The window of the exchange is 0, for the caller to set. No response without a complete
-    /// answer.
+    /// `body_limit` bytes is a failure. Redirects are not followed. `want_body`: keep the body,
+    /// which is only counted otherwise. The window of the exchange is 0, for the caller to set. No
+    /// response without a complete answer.
     pub fn send(
         &mut self,
         request: &Request,

@@ -36,6 +36,9 @@ pub struct ConcurrencyConfig {
     pub requests_max: u64,
     /// Time limit of one exchange.
     pub timeout: Duration,
+    /// When nothing is waited for any longer, on [`clock::now`]; what that cuts off says nothing
+    /// about the service and is not counted.
+    pub until: Nanos,
     /// Largest body, bytes.
     pub body_limit: u64,
     /// Fixes the trace ids.
@@ -179,16 +182,19 @@ fn drive(shared: &Shared<'_>, slot: usize) -> Share {
     let (wall, cpu, queue) = (clock::now(), clock::thread_cpu(), clock::run_queue());
     let keep_max = EXCHANGES_MAX / shared.started.len();
     let mut share = Share::default();
-    while !shared.stop.load(Ordering::Relaxed) && clock::now() < shared.deadline {
+    while !shared.stop.load(Ordering::Relaxed) && clock::now() < shared.deadline.min(config.until) {
         let turn = shared.next.fetch_add(1, Ordering::Relaxed);
         if config.requests_max > 0 && turn as u64 >= config.requests_max {
             break;
         }
         let request = &shared.requests[turn % shared.requests.len()];
         shared.started[slot].store(clock::now().0, Ordering::Relaxed);
-        let (mut exchange, _) = client.send(request, config.timeout, config.body_limit, false);
+        let left = Duration::from_nanos((config.until - clock::now()).0);
+        let timeout = config.timeout.min(left);
+        let (mut exchange, _) = client.send(request, timeout, config.body_limit, false);
         shared.started[slot].store(0, Ordering::Relaxed);
-        if exchange.failure.is_some() && shared.stop.load(Ordering::Relaxed) {
+        let stopped = shared.stop.load(Ordering::Relaxed) || clock::now() >= config.until;
+        if exchange.failure.is_some() && stopped {
             // Cut off by the stop itself: says nothing about the service.
             break;
         }

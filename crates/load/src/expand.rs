@@ -3,8 +3,13 @@
 //! Anything else in braces (`{id}`, JSON) is not a variable and stays as it is. Nothing is ever
 //! enumerated: a variant picks one combination by mixed-radix digits, the last group fastest.
 
+use stats::Rng;
+
 /// Groups beyond this many are left as they are.
 const GROUPS_MAX: usize = 16;
+
+/// Rounds of the network that draws an order: few bits need more than the usual four.
+const ROUNDS: u64 = 8;
 
 /// One piece of a template.
 enum Part<'a> {
@@ -55,6 +60,27 @@ pub fn expand(text: &str, variant: u64) -> String {
         part.write(pick, &mut out);
     }
     out
+}
+
+/// Combination number `number` (modulo `all`) of `all` in an order drawn with `seed`: each comes
+/// once in `all` numbers, and the first few are a fair sample. Nothing is enumerated: a Feistel
+/// network permutes the smallest power of 4 that holds `all`, again until it lands within.
+pub fn drawn(number: u64, all: u64, seed: u64) -> u64 {
+    let all = all.max(1);
+    let half = (u64::BITS - (all - 1).leading_zeros()).div_ceil(2);
+    let mask = (1 << half) - 1;
+    let mut at = number % all;
+    loop {
+        let (mut left, mut right) = (at >> half, at & mask);
+        for round in 1..=ROUNDS {
+            let key = Rng::new(seed ^ round.rotate_right(8)).next_u64();
+            (left, right) = (right, left ^ (Rng::new(key ^ right).next_u64() & mask));
+        }
+        at = left << half | right;
+        if at < all {
+            return at;
+        }
+    }
 }
 
 fn parts(text: &str) -> Vec<Part<'_>> {
@@ -126,6 +152,26 @@ mod tests {
         check("/q?f={\"a\":{1..2}}", &["/q?f={\"a\":1}", "/q?f={\"a\":2}"]);
         check("/open{1..", &["/open{1.."]);
         check("/{1..x}", &["/{1..x}"]);
+    }
+
+    #[test]
+    fn a_drawn_order_has_each_once_and_begins_anywhere() {
+        for all in [1, 2, 3, 5, 20, 64, 65, 1000] {
+            for seed in 0..20 {
+                let mut seen: Vec<u64> = (0..all).map(|n| drawn(n, all, seed)).collect();
+                assert_eq!(drawn(all, all, seed), seen[0]);
+                seen.sort_unstable();
+                assert_eq!(seen, (0..all).collect::<Vec<_>>(), "{all} {seed}");
+            }
+        }
+        // The first 5 of 1000, drawn 200 times, lie on both sides of the middle alike.
+        let firsts = (0..200).flat_map(|seed| (0..5).map(move |n| drawn(n, 1000, seed)));
+        let low = firsts.filter(|n| *n < 500).count();
+        assert!((430..=570).contains(&low), "{low} of 1000");
+        let orders: std::collections::BTreeSet<Vec<u64>> =
+            (0..20).map(|seed| (0..20).map(|n| drawn(n, 20, seed)).collect()).collect();
+        assert_eq!(orders.len(), 20);
+        assert!(drawn(7, u64::MAX, 1) < u64::MAX);
     }
 
     #[test]

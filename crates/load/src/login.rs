@@ -11,10 +11,8 @@ use crate::request::{RenderError, Request, redirected, render};
 use evidence::{Failure, RequestTemplate};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Time limit of the login request.
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer to it, bytes.
 const BODY_LIMIT: u64 = 4 << 20;
 /// Words in a path that make it a login page's.
@@ -98,21 +96,27 @@ pub enum LoginError {
 }
 
 /// Sends the login request and keeps what its answer gives. When a form is refused, its page is
-/// fetched once for the hidden tokens it wants back. `seed`: see [`Client::new`].
+/// fetched once for the hidden tokens it wants back. `seed`: see [`Client::new`]; `within`: the
+/// time for all of it.
 ///
 /// # Errors
 /// See [`LoginError`].
-pub fn login(template: &RequestTemplate, seed: u64) -> Result<Session, LoginError> {
+pub fn login(
+    template: &RequestTemplate,
+    seed: u64,
+    within: Duration,
+) -> Result<Session, LoginError> {
+    let end = Instant::now() + within;
     let request = render(template, 0, &[])?;
     let place = request.host_port();
     let mut session = Session::default();
     let mut client = Client::new(seed).with_session(session.clone());
-    let mut response = ask(&mut client, &request)?;
+    let mut response = ask(&mut client, &request, end)?;
     if is_refused(&request, &response)
         && let Some(page) = form::page_of(&request)
-        && let Some(filled) = form::filled(&request, &ask(&mut client, &page)?)
+        && let Some(filled) = form::filled(&request, &ask(&mut client, &page, end)?)
     {
-        response = ask(&mut client, &filled)?;
+        response = ask(&mut client, &filled, end)?;
     }
     if response.status >= 400 {
         return Err(LoginError::Refused { place, status: response.status });
@@ -127,8 +131,9 @@ pub fn login(template: &RequestTemplate, seed: u64) -> Result<Session, LoginErro
     Ok(session)
 }
 
-fn ask(client: &mut Client, request: &Request) -> Result<Response, LoginError> {
-    let (_, response) = client.send(request, TIMEOUT, BODY_LIMIT, true);
+fn ask(client: &mut Client, request: &Request, end: Instant) -> Result<Response, LoginError> {
+    let left = end.saturating_duration_since(Instant::now());
+    let (_, response) = client.send(request, left, BODY_LIMIT, true);
     response.ok_or_else(|| LoginError::Failed {
         place: request.host_port(),
         detail: client.detail().unwrap_or("no answer").to_owned(),

@@ -38,7 +38,11 @@ impl Limits {
         let silence = silent_since + Nanos(self.per_read.as_nanos() as u64);
         let left = silence.min(self.deadline) - clock::now();
         if left == Nanos::ZERO {
-            let why = if silence < self.deadline { "silent for too long" } else { "too slow" };
+            let why = if silence < self.deadline {
+                "silent for too long"
+            } else {
+                "no complete answer in time"
+            };
             return Err(io::Error::new(ErrorKind::TimedOut, why));
         }
         Ok(Duration::from_nanos(left.0))

@@ -5,6 +5,7 @@
 
 mod body;
 mod flags;
+mod target;
 
 pub(crate) use body::content_type;
 
@@ -18,6 +19,7 @@ use body::{Field, Piece};
 use evidence::{Body, HeaderValue, RequestTemplate};
 use flags::{Action, DataKind, Flag};
 use std::fmt::Display;
+use target::Candidate;
 use thiserror::Error;
 
 /// Longest command line read, bytes.
@@ -107,7 +109,9 @@ fn arguments(words: &[Word]) -> Result<&[Word], CurlError> {
 
 #[derive(Default)]
 struct Request {
-    urls: Vec<(usize, String)>,
+    urls: Vec<Candidate>,
+    /// An unknown flag whose value the next word may be.
+    doubt: Option<String>,
     method: Option<String>,
     headers: Vec<(String, HeaderValue)>,
     /// Headers curl would add itself, switched off by `-H 'Name:'`.
@@ -133,8 +137,9 @@ impl Request {
         let mut literal = false;
         while let Some(word) = words.next() {
             let text = String::from_utf8_lossy(&word.bytes).into_owned();
+            let after = self.doubt.take();
             if literal || !text.starts_with('-') || text == "-" {
-                self.urls.push((word.position, text));
+                self.urls.push(Candidate { position: word.position, text, after });
             } else if text == "--" {
                 literal = true;
             } else if let Some(long) = text.strip_prefix("--") {
@@ -142,7 +147,7 @@ impl Request {
                     (n, Some(Word { position: word.position, bytes: v.into() }))
                 });
                 let Some(flag) = flags::long(name) else {
-                    self.unknown(word.position, &format!("--{name}"));
+                    self.unknown(word.position, &format!("--{name}"), value.is_none());
                     continue;
                 };
                 let value = match value {
@@ -169,12 +174,12 @@ impl Request {
     ) -> Result<bool, CurlError> {
         for (i, letter) in letters.char_indices() {
             let position = word.position + 1 + i;
-            let Some(flag) = flags::short(letter) else {
-                self.unknown(position, &format!("-{letter}"));
-                continue;
-            };
             // The same rest of the word in bytes: lossy text and bytes agree up to here.
             let rest = word.bytes.get(1 + i + letter.len_utf8()..).unwrap_or_default();
+            let Some(flag) = flags::short(letter) else {
+                self.unknown(position, &format!("-{letter}"), rest.is_empty());
+                continue;
+            };
             let value = match (flag.value, rest.is_empty()) {
                 (false, _) => None,
                 (true, true) => Some(next(words, &flag, end)?),
@@ -197,8 +202,10 @@ impl Request {
         self.problems.push(Problem::new(position, message));
     }
 
-    fn unknown(&mut self, position: usize, flag: &str) {
+    /// `bare`: what comes next may be its value.
+    fn unknown(&mut self, position: usize, flag: &str, bare: bool) {
         self.problem(position, format!("flag {flag} is not known and was left out"));
+        self.doubt = bare.then(|| flag.to_string());
     }
 
     /// Takes one flag in; false when the request ends here.
@@ -246,7 +253,9 @@ impl Request {
             Action::Insecure => self.insecure = true,
             Action::Redirects => self.follow_redirects = true,
             Action::NoGlob => self.no_glob = true,
-            Action::Url => self.urls.push((at, text())),
+            Action::Url => {
+                self.urls.push(Candidate { position: at, text: text(), after: None });
+            }
             Action::Ignore => {}
             Action::Warn(why) => self.problem(position, format!("--{}: {why}", flag.long)),
             Action::Refuse(why) => {
@@ -365,12 +374,14 @@ impl Request {
     }
 
     fn url(&mut self, base: Option<&str>) -> Result<url::Absolute, CurlError> {
-        let mut urls = std::mem::take(&mut self.urls).into_iter();
-        let Some((position, text)) = urls.next() else {
-            return Err(CurlError::at(0, "no URL in the command; add it: curl http://HOST/PATH"));
-        };
-        for (other, _) in urls {
-            self.problem(other, "only the first URL is used; give others as runs of their own");
+        let mut urls = std::mem::take(&mut self.urls);
+        let Candidate { position, text, .. } = urls.remove(target::chosen(&urls)?);
+        for other in urls {
+            let message = match other.after {
+                Some(flag) => format!("`{}` was left out with {flag}", other.text),
+                None => "only the first URL is used; give others as runs of their own".into(),
+            };
+            self.problem(other.position, message);
         }
         let braces = if self.no_glob { Braces::Ranges } else { Braces::All };
         let text = if self.no_glob { text } else { self.bracket_ranges(&text, position) };

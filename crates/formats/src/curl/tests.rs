@@ -130,6 +130,27 @@ fn flags() {
 }
 
 #[test]
+fn what_may_be_the_value_of_an_unknown_flag_is_not_the_url() {
+    let left_out = &["--new is not known", "`3` was left out with --new"];
+    check("curl --new 3 http://h.io", "GET http://h.io/", left_out);
+    check("curl h.io --new 3", "GET http://h.io/", left_out);
+    check("curl -sW 3 http://h.io", "GET http://h.io/", &["-W", "`3` was left out with -W"]);
+    check("curl --new http://h.io", "GET http://h.io/", &["--new"]);
+    check("curl --new=3 h.io", "GET http://h.io/", &["--new"]);
+    check("curl --new -s h.io", "GET http://h.io/", &["--new"]);
+    check("curl --new 3 --url http://h.io", "GET http://h.io/", left_out);
+    let refused = "flag --new is not known, so `";
+    check("curl --new 3", refused, &[]);
+    check("curl --new h.io", refused, &[]);
+    check("curl --new 3 h.io", refused, &[]);
+    check("curl --new http://h.io i.io", refused, &[]);
+    check("curl --new http://h.io http://i.io", refused, &[]);
+    check("curl --new a http://h.io http://i.io", "remove --new, or write the URL first", &[]);
+    check("curl http://3", "byte 5: `3` is a number", &[]);
+    check("curl 3:80/x", "`3` is a number", &[]);
+}
+
+#[test]
 fn bodies() {
     check("curl h.io -d a=1 -d b=2", &format!("POST http://h.io/ | {FORM} | a=1&b=2"), &[]);
     check("curl h.io -da=1", &format!("POST http://h.io/ | {FORM} | a=1"), &[]);

@@ -23,9 +23,9 @@ fn drive(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         if run.over() {
             break;
         }
-        let request = super::request(endpoint, variant, None)?;
+        let request = super::request(run.config, endpoint, variant, None)?;
         let arm = Arm::Acknowledged;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request, false)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request)?;
     }
     Ok(())
 }

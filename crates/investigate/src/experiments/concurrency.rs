@@ -3,7 +3,7 @@
 use crate::Config;
 use crate::Error;
 use crate::run::Run;
-use crate::senses::BODY_LIMIT;
+use crate::senses::ANY_SIZE;
 use evidence::{Arm, Endpoint, Nanos};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const STEP: (Duration, Duration) = (Duration::from_millis(250), Duration::from_m
 /// Drives the four steps, stopped by the circuit breaker.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let requests: Vec<_> =
-        (0..64).map(|v| super::request(endpoint, v, None)).collect::<Result<_, _>>()?;
+        (0..64).map(|v| super::request(run.config, endpoint, v, None)).collect::<Result<_, _>>()?;
     let typical = run.typical_latency(&endpoint.name)?;
     let most = crate::plan::most_in_flight(run.config, run.may_load);
     let step = (run.share(1) / 10).clamp(STEP.0, STEP.1);
@@ -27,6 +27,7 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         let step = step.max(typical * 2);
         let (timeout, seed) = (run.config.request_timeout, run.config.seed);
         let cancel = run.stop.flag();
+        let until = load::clock::now() + Nanos(run.senses.left().as_nanos() as u64);
         let breaker = load::Breaker::standard(Some(Nanos(typical.as_nanos() as u64)));
         let mut tripped = None;
         run.senses.crowd(
@@ -39,7 +40,8 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                     duration: step,
                     requests_max: most_requests(run.config, run.loopback, step),
                     timeout,
-                    body_limit: BODY_LIMIT,
+                    until,
+                    body_limit: ANY_SIZE,
                     seed,
                     window,
                     session: session.clone(),

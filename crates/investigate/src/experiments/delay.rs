@@ -24,9 +24,9 @@ fn drive(run: &mut Run, endpoint: &Endpoint, peer: &str) -> Result<(), Error> {
             if run.over() {
                 return Ok(());
             }
-            let request = super::request(endpoint, variant, None)?;
+            let request = super::request(run.config, endpoint, variant, None)?;
             let arm = Arm::Delayed { peer: peer.into(), delay_ms };
-            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request, false)?;
+            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request)?;
         }
     }
     Ok(())

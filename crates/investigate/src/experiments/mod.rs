@@ -11,8 +11,8 @@ mod reasons;
 pub(crate) mod setup;
 mod solo;
 
-use crate::Error;
 use crate::run::Run;
+use crate::{Config, Error};
 use evidence::{Endpoint, Experiment, ExperimentKind};
 use load::Request;
 
@@ -35,6 +35,9 @@ pub(crate) fn perform(run: &mut Run, experiment: &Experiment) -> Result<(), Erro
 /// Whether this run has what the experiment needs.
 pub(crate) fn possible(run: &Run, experiment: &Experiment) -> bool {
     let endpoint = run.config.workload.endpoints.iter().find(|e| e.name == experiment.endpoint);
+    if run.silent.contains_key(&experiment.endpoint) {
+        return false;
+    }
     match &experiment.kind {
         ExperimentKind::PageSlope => endpoint.is_some_and(|e| e.size_parameter.is_some()),
         ExperimentKind::Concurrency => endpoint.is_some_and(crate::plan::is_safe),
@@ -50,8 +53,16 @@ fn endpoint(run: &Run, name: &str) -> Result<Endpoint, Error> {
     found.cloned().ok_or(Error::NoEndpoint)
 }
 
-/// The endpoint's request number `variant`, its answer's size set when asked for.
-fn request(endpoint: &Endpoint, variant: u64, size: Option<u64>) -> Result<Request, Error> {
+/// The endpoint's request number `number`, its answer's size set when asked for. Its ranges are
+/// gone through in an order drawn with the run's seed, so that a short run sees all parts of them.
+fn request(
+    config: &Config,
+    endpoint: &Endpoint,
+    number: u64,
+    size: Option<u64>,
+) -> Result<Request, Error> {
+    let all = load::expand::variants(&endpoint.template.url);
+    let variant = load::expand::drawn(number, all, config.seed);
     load::render_endpoint(endpoint, variant, size)
         .map_err(|e| Error::Render { endpoint: endpoint.name.clone(), why: e.to_string() })
 }

@@ -17,9 +17,9 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             if run.over() {
                 return Ok(());
             }
-            let request = super::request(endpoint, variant, Some(size))?;
+            let request = super::request(run.config, endpoint, variant, Some(size))?;
             let arm = Arm::Sized { size };
-            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request, false)?;
+            run.senses.drive(&mut run.recorder, &endpoint.name, &arm, &request)?;
         }
     }
     Ok(())

@@ -26,8 +26,8 @@ fn drive(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let end = Instant::now() + FOR;
     let mut variant = 0;
     while !run.over() && Instant::now() < end {
-        let request = super::request(endpoint, variant, None)?;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request, false)?;
+        let request = super::request(run.config, endpoint, variant, None)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request)?;
         variant += 1;
     }
     Ok(())

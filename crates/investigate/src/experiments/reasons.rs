@@ -24,8 +24,8 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         if run.over() || variant >= FEWEST && Instant::now() >= end {
             break;
         }
-        let request = super::request(endpoint, variant, None)?;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request, false)?;
+        let request = super::request(run.config, endpoint, variant, None)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Traced, &request)?;
     }
     run.senses.attach(&mut run.recorder, cheap)
 }

@@ -1,6 +1,7 @@
 //! Setup: everything before the first request of an experiment. Run folder, spans, proxies,
 //! launch, observer, discovery, login; each owned by a guard from the moment it exists.
 
+use crate::error::Limit;
 use crate::event::Event;
 use crate::proxies::Proxies;
 use crate::recorder::Recorder;
@@ -9,11 +10,12 @@ use crate::senses::{Senses, lost, stacks};
 use crate::{Config, Error, Stop, checkout, plan};
 use evidence::{Coverage, EvidenceBody, Redactor, RunInfo, SCHEMA_VERSION, Service, Target};
 use load::breaker::BreakerState;
-use load::{Breaker, Request};
+use load::{Breaker, LoginError, Request};
 use observe::launch::{LaunchError, Launched};
 use observe::spans::SpanReceiver;
 use observe::stream::Pass;
 use observe::{ObserveError, Observer};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -41,11 +43,12 @@ pub(crate) fn start<'a>(
         stop,
         events,
         started: Instant::now(),
-        deadline: Instant::now() + config.budget,
         loopback,
         may_load,
         pass: Pass { wire: true, switches: true, wakeups: true, syscalls: false },
-        breaker: BreakerState::new(Breaker::standard(None)),
+        breaker: BreakerState::new(Breaker::errors_only()),
+        endpoint_breakers: BTreeMap::new(),
+        silent: BTreeMap::new(),
     };
     match prepare(&mut run, &first, salt) {
         Ok(()) => Ok(run),
@@ -58,19 +61,19 @@ fn prepare(run: &mut Run, first: &Request, salt: u64) -> Result<(), Error> {
     launch(run, first, salt)?;
     observe(run, first)?;
     run.started = Instant::now();
-    run.deadline = run.started + run.config.budget;
+    run.senses.deadline = run.started + run.config.budget;
     login(run)
 }
 
 fn first_request(config: &Config) -> Result<Request, Error> {
     let endpoint = config.workload.endpoints.first().ok_or(Error::NoEndpoint)?;
-    super::request(endpoint, 0, None)
+    super::request(config, endpoint, 0, None)
 }
 
 /// A request of each endpoint. One that cannot be rendered says so when its turn comes.
 fn requests(config: &Config) -> Vec<Request> {
     let endpoints = config.workload.endpoints.iter();
-    endpoints.filter_map(|e| super::request(e, 0, None).ok()).collect()
+    endpoints.filter_map(|e| super::request(config, e, 0, None).ok()).collect()
 }
 
 /// Distinct `host:port` of the workload.
@@ -185,6 +188,7 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
             Err(e) => coverage.push(lost("discovery", &e)),
         }
     }
+    judge_pid(run, &mut coverage);
     let source = run.senses.observer_name.clone();
     run.recorder.add(&source, EvidenceBody::Coverage(coverage.clone()))?;
     if run.senses.service.is_none() {
@@ -195,6 +199,21 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
         run.senses.attach(&mut run.recorder, pass)?;
     }
     record_target(run, coverage)
+}
+
+/// A process that was named and is not the one that answers is told, not silently left out.
+fn judge_pid(run: &mut Run, coverage: &mut Vec<Coverage>) {
+    let Some(pid) = run.config.pid else { return };
+    let Some(service) = &run.senses.service else {
+        let why = coverage.iter().find(|c| c.probe == "process").map(|c| c.reason.as_str());
+        let why = why.unwrap_or("nothing of the target is seen");
+        run.warn(&format!("--pid {pid} is of no use: {why}"), "see `perfwright doctor URL`");
+        return;
+    };
+    if let Some(other) = crate::doctor::unrelated(service, pid) {
+        run.warn(&other.reason, &other.hint);
+        coverage.push(other);
+    }
 }
 
 /// An observer of this machine unless another is named: only it can tell whether an address is
@@ -238,7 +257,14 @@ fn directory_of(service: &Service) -> Option<PathBuf> {
 
 fn login(run: &mut Run) -> Result<(), Error> {
     let Some(template) = &run.config.workload.login else { return Ok(()) };
-    let session = load::login(template, run.config.seed ^ 1)?;
+    let left = run.senses.left();
+    let within = run.config.request_timeout.min(left);
+    let session = load::login(template, run.config.seed ^ 1, within).map_err(|e| match e {
+        LoginError::Failed { .. } if run.over() => {
+            Error::unanswered_by("answer from the login request".into(), left, Limit::Budget)
+        }
+        e => e.into(),
+    })?;
     run.senses.log_in(session);
     Ok(())
 }

@@ -24,12 +24,15 @@ const PRECISION: f64 = 0.05;
 /// Solo takes at most this part of an endpoint's share of the budget.
 const PART: f64 = 0.5;
 
-/// Warms up, then measures until the mean is known well enough, with as many requests as the
-/// objectives need, or the share is spent.
+/// Warms up, then, when that was answered, measures until the mean is known well enough, with as
+/// many requests as the objectives need, or the share is spent.
 pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
     let share = run.share(run.config.workload.endpoints.len()).mul_f64(PART);
     let end = Instant::now() + share;
     let mut latency = warm_up(run, endpoint, end)?;
+    if run.missing(&endpoint.name)?.is_some() {
+        return Ok(());
+    }
     let mut latencies: Vec<Nanos> = Vec::new();
     let needed = run.config.objectives.iter().map(Objective::requests).max().unwrap_or(0);
     let mut variant = 1;
@@ -42,17 +45,16 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
                 run.senses.idle(&mut run.recorder, &endpoint.name, &Arm::Warm, latency)?;
                 continue;
             }
-            let request = super::request(endpoint, variant, None)?;
+            let request = super::request(run.config, endpoint, variant, None)?;
             let (exchange, _) =
-                run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Warm, &request, false)?;
+                run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Warm, &request)?;
             variant += 1;
             if exchange.failure.is_none() {
                 latency = exchange.latency();
                 latencies.push(latency);
             }
             progress(run, endpoint, variant)?;
-            if !run.breaker.finished(exchange.latency(), exchange.failure.is_some()) {
-                run.tripped();
+            if !run.may_go_on(&exchange) {
                 return Ok(());
             }
         }
@@ -80,9 +82,9 @@ fn warm_up(run: &mut Run, endpoint: &Endpoint, end: Instant) -> Result<Nanos, Er
         if run.over() || late || Instant::now() >= end {
             break;
         }
-        let request = super::request(endpoint, u64::from(variant), None)?;
+        let request = super::request(run.config, endpoint, u64::from(variant), None)?;
         let (exchange, _) =
-            run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, false)?;
+            run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request)?;
         latency = exchange.latency();
         if Duration::from_nanos(latency.0) > SLOW {
             break;
@@ -98,8 +100,8 @@ pub(super) fn cold(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             break;
         }
         run.senses.disconnect();
-        let request = super::request(endpoint, 1_000 + variant, None)?;
-        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request, false)?;
+        let request = super::request(run.config, endpoint, 1_000 + variant, None)?;
+        run.senses.drive(&mut run.recorder, &endpoint.name, &Arm::Cold, &request)?;
     }
     Ok(())
 }

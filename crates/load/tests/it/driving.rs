@@ -14,6 +14,7 @@ fn config(in_flight: u32, ms: u64) -> ConcurrencyConfig {
         duration: Duration::from_millis(ms),
         requests_max: 0,
         timeout: Duration::from_secs(20),
+        until: Nanos(u64::MAX),
         body_limit: 1 << 20,
         seed: 7,
         window: 3,
@@ -98,6 +99,21 @@ fn cancel_ends_a_run() {
     stopper.join().unwrap();
     assert!(began.elapsed() < Duration::from_millis(1000));
     assert_eq!((result.finished, result.tripped), (0, None));
+}
+
+#[test]
+fn what_the_end_cuts_off_is_not_counted() {
+    let server = Server::start(|_, n| match n {
+        0..4 => vec![send(OK)],
+        _ => vec![Step::Wait(15_000)],
+    });
+    let until = load::clock::now() + Nanos::from_ms(500.0);
+    let config = ConcurrencyConfig { until, ..config(2, 15_000) };
+    let began = Instant::now();
+    let result = run(&[server.get("/")], &config, &Breaker::standard(None));
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert_eq!((result.finished, result.tripped), (4, None));
+    assert!(result.exchanges.iter().all(|e| e.failure.is_none()));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn shop() -> Server {
 fn login_by_cookie() {
     let server = shop();
     let url = format!("http://127.0.0.1:{}/login", server.port);
-    let session = login(&template("POST", &url, &[], b"user=a&pass=b"), 1).unwrap();
+    let session = login(&template("POST", &url, &[], b"user=a&pass=b"), 1, TIMEOUT).unwrap();
     assert_eq!((session.jar().len(), session.authorization()), (1, None));
     assert!(!format!("{session:?}").contains("s3cret"));
     let mut client = Client::new(2).with_session(session.clone());
@@ -62,7 +62,7 @@ fn login_by_cookie() {
     assert_eq!(exchange.failure, None);
     let (exchange, _) = Client::new(3).send(&server.get("/orders"), TIMEOUT, 1000, false);
     assert_eq!(exchange.failure, Some(Failure::LoginRequired));
-    let wrong = login(&template("POST", &url, &[], b"user=a&pass=wrong"), 1).unwrap_err();
+    let wrong = login(&template("POST", &url, &[], b"user=a&pass=wrong"), 1, TIMEOUT).unwrap_err();
     assert!(matches!(wrong, LoginError::Refused { status: 401, .. }), "{wrong}");
 }
 
@@ -81,7 +81,7 @@ fn login_by_token() {
         vec![send(&format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"))]
     });
     let url = format!("http://127.0.0.1:{}/auth/login", server.port);
-    let session = login(&template("POST", &url, &[], b"{}"), 1).unwrap();
+    let session = login(&template("POST", &url, &[], b"{}"), 1, TIMEOUT).unwrap();
     let mut client = Client::new(2).with_session(session);
     assert_eq!(client.send(&server.get("/items"), TIMEOUT, 1000, false).0.failure, None);
     let own = server.request("GET", "/items", &[("Authorization", "Bearer mine")], b"");
@@ -119,12 +119,12 @@ fn login_by_a_form_with_a_token_against_forgery() {
     let server = guarded_form();
     let url = format!("http://127.0.0.1:{}/accounts/login/", server.port);
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
-    let session = login(&template("POST", &url, &form, b"user=a&pass=b%26c"), 1).unwrap();
+    let session = login(&template("POST", &url, &form, b"user=a&pass=b%26c"), 1, TIMEOUT).unwrap();
     assert_eq!(session.jar().len(), 2);
-    let error = login(&template("POST", &url, &form, b"user=a&pass=no"), 1).unwrap_err();
+    let error = login(&template("POST", &url, &form, b"user=a&pass=no"), 1, TIMEOUT).unwrap_err();
     assert!(matches!(error, LoginError::AsksAgain { .. }), "{error}");
     let json = [("Content-Type", "application/json")];
-    let error = login(&template("POST", &url, &json, b"{}"), 1).unwrap_err();
+    let error = login(&template("POST", &url, &json, b"{}"), 1, TIMEOUT).unwrap_err();
     assert!(matches!(error, LoginError::Refused { status: 403, .. }), "{error}");
 }
 
@@ -132,7 +132,7 @@ fn login_by_a_form_with_a_token_against_forgery() {
 fn login_without_a_gift() {
     let server = Server::start(|_, _| vec![send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")]);
     let url = format!("http://127.0.0.1:{}/in", server.port);
-    let error = login(&template("POST", &url, &[], b""), 1).unwrap_err();
+    let error = login(&template("POST", &url, &[], b""), 1, TIMEOUT).unwrap_err();
     assert!(
         matches!(error, LoginError::NothingGiven { .. }) && error.to_string().contains("hint:")
     );

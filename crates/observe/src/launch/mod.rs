@@ -32,6 +32,11 @@ fn printed(lines: &str) -> String {
     }
 }
 
+fn elsewhere(ports: &BTreeSet<u16>) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    if ports.is_empty() { String::new() } else { format!(" (it listens on {})", ports.join(", ")) }
+}
+
 /// Why a command could not be launched or did not get ready.
 #[derive(Debug, Error)]
 pub enum LaunchError {
@@ -66,12 +71,17 @@ pub enum LaunchError {
     },
     /// It runs but does not listen.
     #[error(
-        "{program} did not accept connections within {seconds} s; name the URL it listens on, \
-         or give it more time; {}", printed(.lines)
+        "{program} was started, but nothing of it listens on {place} after {seconds} s{}; name the \
+         URL it listens on, or give it more time with --ready-within; {}",
+        elsewhere(.ports), printed(.lines)
     )]
     NotReady {
         /// First word of the command.
         program: String,
+        /// `port 3000`, or `any port`.
+        place: String,
+        /// Where it listens instead.
+        ports: BTreeSet<u16>,
         /// How long we waited.
         seconds: u64,
         /// Last lines of its log.
@@ -200,6 +210,8 @@ impl Launched {
             Some(address) => Err(LaunchError::PortTaken { program: program(), address }),
             None => Err(LaunchError::NotReady {
                 program: program(),
+                place: address.map_or("any port".into(), |(_, port)| format!("port {port}")),
+                ports: self.family.listening().unwrap_or_default(),
                 seconds: limit.as_secs(),
                 lines: self.tail(),
             }),

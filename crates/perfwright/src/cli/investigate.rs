@@ -145,11 +145,19 @@ pub(super) fn conduct(
     if let Some(e) = &outcome.failed {
         printer.error(&e.to_string(), e.hint());
     }
+    tell_unanswered(&outcome, printer);
     tell_objectives(&outcome.report, printer);
     let status = status(&outcome, fail_on);
     match runs::save(&outcome.folder, &outcome.report) {
         Err(e) if outcome.failed.is_none() => Err(e),
         _ => Ok(status),
+    }
+}
+
+/// Tells which of the named endpoints have no answer: they decide the exit code.
+fn tell_unanswered(outcome: &Outcome, printer: Printer) {
+    if !outcome.interrupted && outcome.failed.is_none() {
+        outcome.unanswered.iter().for_each(|e| printer.error(&e.to_string(), e.hint()));
     }
 }
 
@@ -162,6 +170,7 @@ fn tell_objectives(report: &Report, printer: Printer) {
             let (word, hint) = match o.verdict {
                 Verdict::Met => continue,
                 Verdict::Missed => ("is missed", ""),
+                Verdict::Unknown if o.objective.starts_with("rate") => ("cannot be told", ""),
                 Verdict::Unknown => ("cannot be told", "more --budget gives more requests"),
             };
             printer.error(&format!("objective {} {word} by {name}: {}", o.objective, o.why), hint);
@@ -173,7 +182,9 @@ fn status(outcome: &Outcome, fail_on: Option<Severity>) -> ExitStatus {
     if outcome.interrupted {
         return ExitStatus::Interrupted;
     }
-    if let Some(e) = &outcome.failed {
+    let unanswered = outcome.unanswered.iter().find(|e| e.is_target_failure());
+    let unanswered = unanswered.or(outcome.unanswered.first());
+    if let Some(e) = outcome.failed.as_ref().or(unanswered) {
         return super::status_of_failure(e);
     }
     let report = &outcome.report;
@@ -202,6 +213,12 @@ fn config(args: InvestigateArgs, global: &Global, printer: Printer) -> Result<Co
     };
     if args.observer.is_none() {
         is_running(args.pid)?;
+    }
+    if args.proxy && args.command.is_empty() {
+        return Err(usage(
+            "--proxy needs a command: it is put between that command and its peers",
+            "add what starts the service: perfwright investigate --proxy URL -- COMMAND",
+        ));
     }
     let (workload, remarks) = build(&given)?;
     for remark in remarks {

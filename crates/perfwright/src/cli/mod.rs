@@ -212,6 +212,7 @@ fn status_of_failure(error: &::investigate::Error) -> ExitStatus {
     match error {
         ::investigate::Error::Interrupted => ExitStatus::Interrupted,
         ::investigate::Error::Observer(_) => ExitStatus::Inconclusive,
+        e if e.is_out_of_budget() => ExitStatus::Inconclusive,
         e if e.is_target_failure() => ExitStatus::Target,
         _ => ExitStatus::Error,
     }

@@ -76,6 +76,10 @@ fn folder(run: &str, global: &Global, printer: Printer) -> Result<PathBuf> {
             }
             return Ok(found.path.clone());
         }
+        return Err(usage(
+            format!("no runs in {} yet", root.display()),
+            "make one: perfwright investigate URL, or perfwright demo; --out DIR looks elsewhere",
+        ));
     }
     Ok(store::resolve(&root, run)?)
 }

@@ -117,12 +117,16 @@ pub(super) fn endpoint_of_url(url: &str) -> Result<Endpoint> {
     if url.is_empty() {
         return Err(usage("the URL is empty", "give one such as http://127.0.0.1:3000/orders"));
     }
-    if url.split_whitespace().next() == Some("curl") {
-        return Err(usage("a curl command was expected to be one argument", QUOTE_CURL));
+    if url == "curl" {
+        return Err(usage("no URL in the curl command line", QUOTE_CURL));
     }
     if !url.contains("://") {
         let with_scheme = format!("http://{url}");
-        return Err(usage(format!("{url} is not a URL"), format!("did you mean {with_scheme} ?")));
+        let hint = match formats::endpoint::parse(&with_scheme, None) {
+            Ok(_) => format!("did you mean {with_scheme} ?"),
+            Err(_) => "a URL is http://HOST:PORT/PATH, such as http://127.0.0.1:3000/orders".into(),
+        };
+        return Err(usage(format!("{url} is not a URL"), hint));
     }
     Ok(formats::endpoint::parse(url, None)?)
 }

@@ -77,7 +77,9 @@ fn a_full_disk() {
 fn runs_that_are_not_there() {
     let folder = Folder::new();
     for command in ["report", "replay"] {
-        check_in(&folder, &[command], 2, &["error: no run `latest`", "hint: `perfwright runs`"]);
+        let none = ["error: no runs in .perfwright/runs yet", "hint: make one: perfwright"];
+        check_in(&folder, &[command], 2, &none);
+        check_in(&folder, &[command, "latest"], 2, &none);
         check_in(&folder, &[command, "nonsense"], 2, &["error: no run `nonsense`", "hint:"]);
         check_in(&folder, &[command, "./nowhere"], 2, &["./nowhere is not a run", "hint:"]);
     }

@@ -41,6 +41,11 @@ pub fn fine(ms: u64) -> Vec<Step> {
 impl Server {
     /// Answers each request by its number, from 0.
     pub fn start(script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'static) -> Server {
+        Server::by_target(move |_, number| script(number))
+    }
+
+    /// Answers each request by its target, such as `/orders?page=1`, and its number.
+    pub fn by_target(script: impl Fn(&str, usize) -> Vec<Step> + Send + Sync + 'static) -> Server {
         let (server, listener) = Server::bind();
         let (stop, served, script) = (server.stop.clone(), server.served.clone(), Arc::new(script));
         std::thread::spawn(move || {
@@ -64,7 +69,7 @@ impl Server {
             while served.load(Ordering::SeqCst) < requests
                 && let Ok((stream, _)) = listener.accept()
             {
-                serve(stream, &|_| fine(5), &served, requests);
+                serve(stream, &|_, _| fine(5), &served, requests);
             }
         });
         server
@@ -97,31 +102,34 @@ impl Drop for Server {
 /// requests were served by the whole server.
 fn serve(
     mut stream: TcpStream,
-    script: &impl Fn(usize) -> Vec<Step>,
+    script: &impl Fn(&str, usize) -> Vec<Step>,
     served: &AtomicUsize,
     limit: usize,
 ) {
     drop(stream.set_nodelay(true));
     let mut seen = Vec::new();
-    while served.load(Ordering::SeqCst) < limit && read_head(&mut stream, &mut seen) {
+    while served.load(Ordering::SeqCst) < limit
+        && let Some(target) = read_head(&mut stream, &mut seen)
+    {
         let number = served.fetch_add(1, Ordering::SeqCst);
-        if !script(number).into_iter().all(|step| act(&mut stream, step)) {
+        if !script(&target, number).into_iter().all(|step| act(&mut stream, step)) {
             return;
         }
     }
 }
 
-/// Reads one request without a body.
-fn read_head(stream: &mut TcpStream, seen: &mut Vec<u8>) -> bool {
+/// Reads one request without a body; its target.
+fn read_head(stream: &mut TcpStream, seen: &mut Vec<u8>) -> Option<String> {
     let mut piece = [0; 4096];
     loop {
         if let Some(end) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&seen[..end]).into_owned();
             seen.drain(..end + 4);
-            return true;
+            return Some(head.split(' ').nth(1).unwrap_or_default().to_string());
         }
         match stream.read(&mut piece) {
             Ok(n) if n > 0 => seen.extend_from_slice(&piece[..n]),
-            _ => return false,
+            _ => return None,
         }
     }
 }

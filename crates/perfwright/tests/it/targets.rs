@@ -4,6 +4,7 @@
 use crate::binary::{Folder, Ran, Running};
 use crate::server::{Server, Step, answer, fine};
 use crate::usage::check_in;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Investigates `server` for a moment by its URL alone.
@@ -54,14 +55,14 @@ fn nobody_there() {
 
 #[test]
 fn answers_that_are_no_success() {
-    check(&["error: GET / answers HTTP 500", "hint:", "curl"], |_| {
+    check(&["error: GET / answers HTTP 500 (1 of 1)", "hint:", "its own log"], |_| {
         answer("500 Internal Server Error", "", "oops")
     });
-    check(&["error: GET / answers HTTP 404", "hint:"], |_| answer("404 Not Found", "", ""));
+    check(&["error: GET / answers HTTP 404", "hint:", "curl"], |_| answer("404 Not Found", "", ""));
     check(&["asks for a login (HTTP 401)", "hint:", "--login"], |_| {
         answer("401 Unauthorized", "www-authenticate: Basic realm=\"x\"\r\n", "")
     });
-    check(&["asks for a login", "hint:", "--cookie"], |_| {
+    check(&["asks for a login (HTTP 302 to /login?next=", "hint:", "--cookie"], |_| {
         answer("302 Found", "location: /login?next=%2F\r\n", "")
     });
     let form = "<html><form action=/session method=post><input name=user>\
@@ -72,9 +73,20 @@ fn answers_that_are_no_success() {
 }
 
 #[test]
+fn a_redirect_is_measured_as_it_is_and_told() {
+    let (folder, server) =
+        (Folder::new(), Server::start(|_| answer("302 Found", "location: /other?token=x\r\n", "")));
+    let ran = investigate(&folder, &server, &[]);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    let said = "warning: GET / answered 302 to /other?token=***; redirects are not followed";
+    assert!(ran.stderr.contains(said) && ran.stderr.contains("hint: name the target"), "{ran:#?}");
+}
+
+#[test]
 fn slow_broken_and_hostile_answers() {
     let send = |text: &str| Step::Send(text.to_string());
-    check(&["does not answer", "hint:"], |_| vec![Step::Wait(Duration::from_secs(30))]);
+    let waits = |_| vec![Step::Wait(Duration::from_secs(30))];
+    check(&["no answer from GET / within 1 s, the --timeout", "hint: a longer --timeout"], waits);
     check(&["does not answer", "hint:"], |_| vec![Step::Close]);
     check(&["does not answer", "hint:"], move |_| {
         vec![send("SSH-2.0-OpenSSH_9.2\r\n"), Step::Close]
@@ -89,11 +101,52 @@ fn slow_broken_and_hostile_answers() {
         let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         vec![send(head), send("zzzz\r\nnonsense\r\n")]
     });
-    let ran = check(&["does not answer", "hint:"], move |_| {
+    let ran = check(&["no complete answer from GET / (", "MB of it) within 1 s"], move |_| {
         let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         vec![send(head), Step::Endless(format!("2000\r\n{}\r\n", "x".repeat(0x2000)))]
     });
     assert!(ran.took < Duration::from_secs(20), "{ran:#?}");
+}
+
+#[test]
+fn an_answer_of_any_size_is_read() {
+    let body = "x".repeat(80 << 20);
+    let large = answer("200 OK", "", &body);
+    let (folder, server) = (Folder::new(), Server::start(move |_| large.clone()));
+    let ran = investigate(&folder, &server, &[]);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert!(ran.stdout.contains("where the time goes"), "{ran:#?}");
+}
+
+#[test]
+fn the_budget_bounds_a_service_that_stops_answering() {
+    let check = |answered: usize, arguments: &[&str], code: i32, says: &[&str]| {
+        let server = Server::start(move |n| match n < answered {
+            true => fine(2),
+            false => vec![Step::Wait(Duration::from_secs(30))],
+        });
+        let (folder, url) = (Folder::new(), server.url("/"));
+        let first = ["investigate", &url, "--url-only", "--budget", "2s", "--seed", "1"];
+        folder.write("login.http", "POST /session\n\na=b\n");
+        let ran = check_in(&folder, &[&first[..], arguments].concat(), code, says);
+        assert!(ran.took < Duration::from_secs(8), "{ran:#?}");
+        ran
+    };
+    let said =
+        ["error: no answer from GET / within 2 s, when the --budget ended", "hint: a longer"];
+    let never = check(0, &[], 4, &said);
+    assert_eq!(never.stdout, "");
+    let login = ["--login", "login.http"];
+    check(0, &login, 4, &["error: no answer from the login request within 2 s, when the --budget"]);
+    let two = ["--endpoint", "GET /a", "--endpoint", "GET /b"];
+    check(0, &two, 3, &["GET /a within 0.7 s, its share of the --budget", "error: none of 2"]);
+    // What the end of the budget cuts off is no error of a service that answered before.
+    for answered in [1, 6, 14] {
+        let ran = check(answered, &[], 0, &[]);
+        assert!(ran.stdout.contains("GET /"), "{ran:#?}");
+        assert!(!ran.stdout.contains("error") && !ran.stderr.contains("error"), "{ran:#?}");
+        assert!(ran.stderr.contains("s, when the --budget ended: this request"), "{ran:#?}");
+    }
 }
 
 #[test]
@@ -106,6 +159,68 @@ fn none_of_several_endpoints_answers() {
     assert_eq!(ran.stdout, "");
     let told = folder.run(&["report"]);
     assert!(told.stdout.contains("nothing could be measured"), "{told:#?}");
+}
+
+#[test]
+fn one_endpoint_that_fails_does_not_stop_the_one_beside_it() {
+    let check = |failing: &'static [Step], code: i32, says: &[&str]| {
+        let server = Server::by_target(move |target, _| match target {
+            "/fine" => fine(2),
+            _ => failing.to_vec(),
+        });
+        let (folder, url) = (Folder::new(), server.url("/"));
+        let arguments = ["investigate", &url, "--url-only", "--budget", "4s", "--timeout", "1s"];
+        let both = ["--endpoint", "GET /bad", "--endpoint", "GET /fine"];
+        let ran = check_in(&folder, &[&arguments[..], &both].concat(), code, says);
+        assert!(ran.stdout.contains("GET /fine") && ran.stdout.contains("where the"), "{ran:#?}");
+        assert!(!ran.stderr.contains("stopped driving"), "{ran:#?}");
+    };
+    let of = |status| Vec::leak(answer(status, "", "no"));
+    check(of("404 Not Found"), 3, &["error: GET /bad answers HTTP 404 (", "hint: try the same"]);
+    check(of("500 Oops"), 3, &["error: GET /bad answers HTTP 500 (", "hint: the service itself"]);
+    check(of("401 No"), 3, &["error: GET /bad asks for a login (HTTP 401)", "hint: pass -H"]);
+    let wait = Vec::leak(vec![Step::Wait(Duration::from_secs(9))]);
+    check(wait, 3, &["error: no answer from GET /bad within 1 s, the --timeout"]);
+    check(&[Step::Close], 3, &["error: GET /bad does not answer: the connection broke", "hint:"]);
+}
+
+#[test]
+fn an_endpoint_that_begins_to_refuse_is_left_alone_and_others_are_not() {
+    let server = Server::by_target(|target, n| match target {
+        "/late" if n >= 14 => answer("404 Not Found", "", ""),
+        _ => fine(2),
+    });
+    let (folder, url) = (Folder::new(), server.url("/"));
+    let arguments = ["investigate", &url, "--url-only", "--budget", "4s", "--seed", "1"];
+    let both = ["--endpoint", "GET /late", "--endpoint", "GET /fine"];
+    let ran = folder.run(&[&arguments[..], &both].concat());
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert!(ran.stderr.contains("warning: stopped driving GET /late: 11 of the last "), "{ran:#?}");
+    assert!(ran.stderr.contains(" requests failed (the last: HTTP 404)"), "{ran:#?}");
+    let told = "warning: some requests to GET /late failed: HTTP 404 (1";
+    assert!(ran.stderr.contains(told), "{ran:#?}");
+    assert_eq!(ran.stdout.matches("where the time goes").count(), 2, "{ran:#?}");
+}
+
+#[test]
+fn a_short_run_sees_all_parts_of_a_range() {
+    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let into = Arc::clone(&seen);
+    let server = Server::by_target(move |target, _| {
+        let page = target.rsplit('=').next().and_then(|page| page.parse::<u32>().ok());
+        into.lock().unwrap().extend(page);
+        fine(1)
+    });
+    let pages = || {
+        let (folder, url) = (Folder::new(), server.url("/orders?page={1..1000}"));
+        let ran = folder.run(&["investigate", &url, "--url-only", "--budget", "2s", "--seed", "5"]);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        std::mem::take(&mut *seen.lock().unwrap())
+    };
+    let (first, again) = (pages(), pages());
+    assert_eq!(first[..6], again[..6], "one seed, one order");
+    let low = first[..20].iter().filter(|page| **page <= 500).count();
+    assert!((4..=16).contains(&low), "{first:?}");
 }
 
 #[test]

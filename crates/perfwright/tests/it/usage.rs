@@ -47,6 +47,11 @@ fn nothing_or_something_unknown() {
 #[test]
 fn urls_and_endpoints() {
     check(&["investigate", "localhost:3000/x"], &["not a URL", "hint:", "http://localhost:3000/x"]);
+    let form = "hint: a URL is http://HOST:PORT/PATH";
+    for typo in ["htp:/foo", "http:/127.0.0.1/x", "/x", "http//x y"] {
+        check(&["investigate", typo], &[&format!("error: {typo} is not a URL"), form]);
+    }
+    check(&["investigate", "htp://127.0.0.1/"], &["error: `htp` URLs cannot be requested"]);
     check(&["investigate", "ftp://127.0.0.1/x"], &["error:", "ftp"]);
     check(&["investigate", "http://"], &["error:", "host"]);
     check(&["investigate", "http://127.0.0.1:99999/"], &["error:", "99999"]);
@@ -79,9 +84,19 @@ fn durations_and_numbers() {
 }
 
 #[test]
+fn options_that_would_do_nothing() {
+    let proxy = ["investigate", "http://127.0.0.1:1/", "--proxy"];
+    check(&proxy, &["error: --proxy needs a command", "hint: add what starts the service"]);
+}
+
+#[test]
 fn curl_lines() {
-    check(&["investigate", "curl"], &["error: a curl command", "hint: put the whole command"]);
+    let alone = "error: no URL in the curl command line";
+    check(&["investigate", "curl"], &[alone, "hint: put the whole command in quotes"]);
     check(&["investigate", "curl 'http://127.0.0.1:1/"], &["error:", "quot"]);
+    let unknown = ["investigate", "curl --frobnicate 3"];
+    check(&unknown, &["--frobnicate is not known", "`3` may be", "hint: remove --frobnicate"]);
+    check(&["investigate", "curl 3"], &["`3` is a number", "hint: write a name"]);
     check(
         &["investigate", "curl http://127.0.0.1:1/ --data-binary @missing.json", "--mutating"],
         &["error: POST / cannot be sent", "missing.json", "No such file", "hint: check that"],
