@@ -21,9 +21,9 @@ use std::time::Duration;
 const BLOCK: usize = 128 << 10;
 /// Blocks of a ring, at least: handed over nearly empty they last half a second.
 const BLOCKS_AT_LEAST: usize = 64;
-/// After which time a block with something in it is handed over, in milliseconds. The kernel's timer
-/// for that goes on without packets, for each ring, and runs where the service does: at 4 ms four
-/// rings made 1000 interrupts a second.
+/// After which time a block with something in it is handed over, in milliseconds. The kernel's
+/// timer for that goes on without packets, for each ring, and runs where the service does: at 4 ms
+/// four rings made 1000 interrupts a second.
 const RETIRE_MS: u32 = 8;
 
 // Offsets in a block (`tpacket_block_desc`) and in the header of a packet (`tpacket3_hdr`).
