@@ -128,10 +128,9 @@ pub fn judge(case: &Case) -> Judgement {
             risk: "only for commands whose keys do not depend on earlier answers".into(),
             verify: case.command(""),
         },
-        edits,
         at_most: Severity::Critical,
     }
-    .finding(case)
+    .finding(case, &edits)
 }
 
 fn edits(case: &Case, per: Vec<Vec<usize>>) -> Vec<Edit> {

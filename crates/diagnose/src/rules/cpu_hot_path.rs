@@ -183,10 +183,10 @@ pub fn judge(case: &Case) -> Judgement {
         return refuted(case, ID, why, &["intervals", "counters"]);
     }
     let prediction = retime::predict(case, &edits, ID);
-    draft(case, hot, cpu_ms, edits).finding_with(case, cost_ms, prediction)
+    draft(case, hot, cpu_ms).finding_with(case, cost_ms, prediction)
 }
 
-fn draft(case: &Case, hot: Option<Hot>, cpu_ms: f64, edits: Vec<Edit>) -> Draft {
+fn draft(case: &Case, hot: Option<Hot>, cpu_ms: f64) -> Draft {
     let confidence = match (&hot, case.has_intervals()) {
         (Some(_), true) => 0.95,
         (Some(_), false) => 0.85,
@@ -207,7 +207,6 @@ fn draft(case: &Case, hot: Option<Hot>, cpu_ms: f64, edits: Vec<Edit>) -> Draft 
         kinds: vec!["intervals", "counters", "profile"],
         location,
         fix,
-        edits,
         at_most: Severity::Critical,
     }
 }

@@ -81,7 +81,7 @@ pub fn judge(case: &Case) -> Judgement {
         );
         return refuted(case, ID, why, &[]);
     }
-    finding(case, held, still_held, &at_once)
+    finding(case, &held, still_held, &at_once)
 }
 
 fn missing(case: &Case, held: &Held) -> String {
@@ -93,7 +93,7 @@ fn missing(case: &Case, held: &Held) -> String {
     format!("{ms} pass after the first byte of answers while the service does nothing; {why}")
 }
 
-fn finding(case: &Case, held: Held, still: usize, at_once: &[&Exchange]) -> Judgement {
+fn finding(case: &Case, held: &Held, still: usize, at_once: &[&Exchange]) -> Judgement {
     let tried = at_once.len();
     let cost_ms = held.cost_ms(case);
     let claim = format!(
@@ -123,7 +123,6 @@ fn finding(case: &Case, held: Held, still: usize, at_once: &[&Exchange]) -> Judg
             risk: "many small writes become many small packets: buffer them".into(),
             verify: case.command(""),
         },
-        edits: held.edits,
         at_most: Severity::Critical,
     }
     .finding_with(case, cost_ms, prediction)

@@ -84,7 +84,6 @@ pub fn judge(case: &Case) -> Judgement {
             risk: "records written since the last flush are lost when the machine fails".into(),
             verify: case.command(""),
         },
-        edits,
         at_most: Severity::Critical,
     }
     .finding_with(case, gross_ms, prediction)

@@ -214,7 +214,6 @@ pub fn judge(case: &Case) -> Judgement {
         kinds: vec!["intervals", "threads", "profile"],
         location,
         fix,
-        edits,
         at_most: Severity::Critical,
     }
     .finding_with(case, cost_ms, prediction)

@@ -99,21 +99,21 @@ pub struct Draft {
     pub location: Option<Where>,
     /// Fix.
     pub fix: Fix,
-    /// Per warm request, what the fix removes.
-    pub edits: Vec<Edit>,
     /// Highest severity this case deserves.
     pub at_most: Severity,
 }
 
 impl Draft {
-    /// The finding: cost from the re-timed chain, severity from share and cost, prediction.
-    pub fn finding(self, case: &Case) -> Judgement {
-        let cost_ms = retime::cost_ms(case, &self.edits);
-        let prediction = retime::predict(case, &self.edits, self.rule);
+    /// The finding when the fix removes `edits`, one for each judged request: cost and prediction
+    /// are those of the re-timed requests.
+    pub fn finding(self, case: &Case, edits: &[Edit]) -> Judgement {
+        let cost_ms = retime::cost_ms(case, edits);
+        let prediction = retime::predict(case, edits, self.rule);
         self.finding_with(case, cost_ms, prediction)
     }
 
-    /// The finding with a cost and prediction that were worked out otherwise.
+    /// The finding with a cost (milliseconds a request) and prediction that were worked out
+    /// otherwise; severity follows from the cost and its share.
     pub fn finding_with(
         self,
         case: &Case,

@@ -163,10 +163,9 @@ pub fn judge(case: &Case) -> Judgement {
                 .into(),
             verify: case.command(""),
         },
-        edits,
         at_most: Severity::Critical,
     }
-    .finding(case)
+    .finding(case, &edits)
 }
 
 fn longest_ms(case: &Case, chains: &[Vec<usize>]) -> f64 {

@@ -137,8 +137,7 @@ pub fn judge(case: &Case) -> Judgement {
             risk: "a cached answer may be stale; a time limit needs a fallback".into(),
             verify: case.command(""),
         },
-        edits,
         at_most: Severity::Critical,
     }
-    .finding(case)
+    .finding(case, &edits)
 }

@@ -148,10 +148,9 @@ pub fn judge(case: &Case) -> Judgement {
         kinds: CALL_EVIDENCE.to_vec(),
         location: group.issued_at(&case.requests),
         fix: fix(case, group, &shape, flow.as_ref()),
-        edits,
         at_most: if short { Severity::Info } else { Severity::Critical },
     }
-    .finding(case)
+    .finding(case, &edits)
 }
 
 /// A database peer with many calls of which only the intervals are seen.

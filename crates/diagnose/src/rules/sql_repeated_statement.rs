@@ -78,9 +78,8 @@ pub fn judge(case: &Case) -> Judgement {
         } else {
             Severity::Critical
         },
-        edits,
     }
-    .finding(case)
+    .finding(case, &edits)
 }
 
 fn innocent(case: &Case) -> Judgement {

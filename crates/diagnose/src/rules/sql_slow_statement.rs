@@ -108,10 +108,9 @@ pub fn judge(case: &Case) -> Judgement {
         kinds: [CALL_EVIDENCE, &["counters"]].concat(),
         location: group.issued_at(&case.requests),
         fix: fix(case, group),
-        edits,
         at_most: Severity::Critical,
     }
-    .finding(case)
+    .finding(case, &edits)
 }
 
 fn claim(case: &Case, group: &Group, cost_ms: f64) -> String {

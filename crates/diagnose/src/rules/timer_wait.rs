@@ -80,7 +80,6 @@ pub fn judge(case: &Case) -> Judgement {
             risk: "a rate limiter or back-off may be there on purpose".into(),
             verify: case.command(""),
         },
-        edits,
         at_most: Severity::Critical,
     }
     .finding_with(case, cost_ms, prediction)
