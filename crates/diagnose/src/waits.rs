@@ -3,10 +3,12 @@
 //! themselves or, by share, from the traced pass (the wall ledger has applied it).
 
 use crate::case::{Case, Extent, Request};
+use crate::ledger;
 use crate::retime::{self, Edit};
 use crate::timeline;
 use evidence::{Arm, Consent, Experiment, ExperimentKind, Line, Nanos, ProbeState, Risk, Timeline};
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Unexplained waiting below this leaves no rule undecided, milliseconds.
 const UNEXPLAINED_MS: f64 = 3.0;
@@ -130,23 +132,42 @@ fn number(case: &Case, line: Line) -> f64 {
     stats::median(&traced).unwrap_or(0.0)
 }
 
-/// Waits of a line in a timeline. One flush may sleep several times (journal, then data): sleeps of
-/// a thread are one wait as long as it stays in the kernel or in the run queue between them.
+/// Waits of a line in a timeline.
 fn count(t: &Timeline, line: Line) -> f64 {
+    if line == Line::Disk { flushes(t) } else { on_path(t, line).len() as f64 }
+}
+
+/// One flush may sleep several times (journal, then data): sleeps of a thread are one as long as it
+/// stays in the kernel or in the run queue between them.
+fn flushes(t: &Timeline) -> f64 {
     let mut reach: BTreeMap<Option<i32>, Nanos> = BTreeMap::new();
     let mut n = 0.0;
     for i in &t.intervals {
         let goes_on = reach.get(&i.tid).is_some_and(|r| i.start <= *r + SWITCH);
-        let wanted = i.line == line && (line != Line::Disk || i.detail == SYNC);
+        let wanted = i.line == Line::Disk && i.detail == SYNC;
         let between = i.line == Line::Runnable || i.line == Line::Cpu && i.detail.ends_with(KERNEL);
         if wanted {
-            n += if goes_on && line == Line::Disk { 0.0 } else { 1.0 };
+            n += if goes_on { 0.0 } else { 1.0 };
         }
         if wanted || goes_on && between {
             reach.insert(i.tid, i.end);
         }
     }
     n
+}
+
+/// Waits of a line that a request goes through one after another, by index: where several threads
+/// wait at once (a main thread polls beside one that sleeps), the longest wait is the request's.
+fn on_path(t: &Timeline, line: Line) -> BTreeSet<usize> {
+    let mut path = BTreeSet::new();
+    ledger::walk(t, &[], |_, _, active| {
+        let wanted = |n: &usize| t.intervals[*n].line == line;
+        let length = |n: &usize| (t.intervals[*n].end - t.intervals[*n].start, Reverse(*n));
+        if active.first().is_some_and(|label| wanted(&label.2)) {
+            path.extend(active.iter().map(|key| key.2).filter(wanted).max_by_key(length));
+        }
+    });
+    path
 }
 
 fn traced(case: &Case) -> bool {
@@ -194,4 +215,59 @@ pub fn needs(case: &Case) -> Option<Experiment> {
 /// The command that would name the reasons.
 pub fn command(case: &Case) -> String {
     case.look_closer()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timeline::rank;
+    use evidence::Interval;
+
+    /// Line, detail and rank.
+    type What = (Line, &'static str, u8);
+
+    const SLEEP: What = (Line::Timer, "", rank::TIMER);
+    const FLUSH: What = (Line::Disk, SYNC, rank::DISK);
+    const KERNEL_CPU: What = (Line::Cpu, KERNEL, rank::CPU);
+    const CPU: What = (Line::Cpu, "user", rank::CPU);
+
+    /// Intervals as thread, what, start and end in milliseconds, of a request of three seconds.
+    fn check(line: Line, intervals: &[(i32, What, u64, u64)], want: f64) {
+        let ms = |n: u64| Nanos(n * 1_000_000);
+        let one = |&(tid, (line, detail, rank), start, end): &(i32, What, u64, u64)| {
+            let (start, end, detail) = (ms(start), ms(end), detail.to_string());
+            Interval { start, end, line, detail, call: None, rank, tid: Some(tid) }
+        };
+        let mut intervals: Vec<Interval> = intervals.iter().map(one).collect();
+        intervals.sort_by_key(|i| i.start);
+        let (endpoint, start, end) = ("GET /".to_string(), Nanos::ZERO, ms(3_000));
+        let t = Timeline { endpoint, window: 1, start, end, intervals };
+        assert_eq!(count(&t, line), want, "{:?}", t.intervals);
+    }
+
+    #[test]
+    fn waits_of_a_request_follow_each_other() {
+        // One sleep, beside which the main thread polls twice a second.
+        let polls = (0..4).map(|n| (1, SLEEP, 300 + n * 500, 800 + n * 500));
+        let mut poll_beside: Vec<_> = polls.collect();
+        check(Line::Timer, &poll_beside, 4.0);
+        poll_beside.push((2, SLEEP, 1, 2_400));
+        check(Line::Timer, &poll_beside, 1.0);
+        poll_beside.extend([800, 1_300, 1_800].map(|at| (1, CPU, at, at + 1)));
+        check(Line::Timer, &poll_beside, 1.0);
+        // Sleeps that follow each other on threads of a pool.
+        check(Line::Timer, &[(1, SLEEP, 0, 50), (2, SLEEP, 60, 110), (1, SLEEP, 120, 170)], 3.0);
+        // Three at once.
+        check(Line::Timer, &[(1, SLEEP, 0, 50), (2, SLEEP, 1, 50), (3, SLEEP, 2, 50)], 1.0);
+        // Behind computing nobody waits for it.
+        check(Line::Timer, &[(1, CPU, 0, 100), (2, SLEEP, 20, 80)], 0.0);
+    }
+
+    #[test]
+    fn a_flush_that_sleeps_twice_is_one() {
+        let flush = [(1, FLUSH, 0, 5), (1, KERNEL_CPU, 5, 6), (1, FLUSH, 6, 9)];
+        check(Line::Disk, &flush, 1.0);
+        let twice = [(1, FLUSH, 0, 5), (1, CPU, 5, 6), (1, FLUSH, 6, 9)];
+        check(Line::Disk, &twice, 2.0);
+    }
 }
