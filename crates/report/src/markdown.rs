@@ -1,7 +1,7 @@
 //! Markdown, for tickets and pull requests.
 
 use crate::words::{
-    clean, clean_lines, count, duration, no_finding, no_latency, objective, percent,
+    NoFinding, clean, clean_lines, count, duration, no_finding, no_latency, objective, percent,
 };
 use evidence::{EndpointReport, Finding, LedgerRow, ProbeState, Report};
 use std::fmt::Write;
@@ -15,7 +15,7 @@ pub fn markdown(report: &Report) -> String {
     }
     out.push_str("\n## Findings\n");
     if report.findings.is_empty() {
-        out.push_str(&format!("\nNone: {}.\n", no_finding(report)));
+        none(&mut out, &no_finding(report));
     }
     for finding in &report.findings {
         self::finding(&mut out, finding);
@@ -29,6 +29,15 @@ macro_rules! put {
     ($out:expr, $($argument:tt)*) => {
         let _ = writeln!($out, $($argument)*);
     };
+}
+
+fn none(out: &mut String, none: &NoFinding) {
+    // The sentence begins with the ASCII word `none`.
+    let (first, rest) = none.text.split_at(1);
+    put!(out, "\n{}{}.", first.to_uppercase(), cell(rest));
+    if let Some(command) = &none.command {
+        put!(out, "\nNext: `{}`", code(command));
+    }
 }
 
 fn head(out: &mut String, report: &Report) {

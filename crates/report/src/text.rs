@@ -253,7 +253,11 @@ impl Page {
             self.line(&basis);
         }
         if report.findings.is_empty() {
-            self.paragraph("  ", 2, &format!("none: {}", no_finding(report)));
+            let none = no_finding(report);
+            self.paragraph("  ", 2, &none.text);
+            if let Some(command) = &none.command {
+                self.paragraph("  next: ", 8, command);
+            }
         }
         for finding in &report.findings {
             self.finding(finding);

@@ -129,22 +129,76 @@ fn split_at_columns(word: &str, width: usize) -> (String, String) {
     (word.to_string(), String::new())
 }
 
+/// Share of an endpoint's time without an explanation from which on the lack of findings says
+/// nothing about it.
+const MOSTLY: f64 = 0.5;
+
+/// What the lack of findings means, and what to do next.
+pub(crate) struct NoFinding {
+    /// One sentence, `none: …` or `none yet: …`, without a full stop.
+    pub text: String,
+    /// The command that would decide more; `None` when nothing is open.
+    pub command: Option<String>,
+}
+
 /// What the lack of findings means: nothing is wrong only where everything could be judged.
-pub fn no_finding(report: &Report) -> &'static str {
-    if report.endpoints.iter().all(|e| e.latency_ms.is_none()) {
-        return "nothing could be measured, since no request was answered with success; send the \
-                same request with curl, and look at the service's log";
+pub(crate) fn no_finding(report: &Report) -> NoFinding {
+    let judged = |e: &EndpointReport| e.latency_ms.is_some();
+    if !report.endpoints.iter().any(|e| judged(e) || e.errors < e.requests) {
+        return none(
+            "nothing could be measured, since no request was answered with success; send the same \
+             request with curl, and look at the service's log",
+        );
+    }
+    if let Some(open) = mostly_unexplained(report) {
+        return open;
     }
     if report.run.ended_because.is_some() {
-        return "nothing that was measured before the run ended is worth changing for latency";
+        return none(
+            "nothing that was measured before the run ended is worth changing for latency",
+        );
     }
-    if report.endpoints.iter().any(|e| e.latency_ms.is_none() && e.errors < e.requests) {
-        return "not every endpoint could be judged: its requests could not be used";
+    if !report.endpoints.iter().all(judged) {
+        return none("not every endpoint could be judged: its requests could not be used");
     }
-    match report.undecided.is_empty() {
+    none(match report.undecided.is_empty() {
         true => "nothing here is worth changing for latency",
         false => "what could be judged is not worth changing for latency; the rest is undecided",
+    })
+}
+
+fn none(why: &str) -> NoFinding {
+    NoFinding { text: format!("none: {why}"), command: None }
+}
+
+/// The endpoint with the largest part unexplained, where that is most of its time: the command that
+/// an undecided hypothesis names, else the same again.
+fn mostly_unexplained(report: &Report) -> Option<NoFinding> {
+    let open = |e: &EndpointReport| -> f64 {
+        e.ledger.iter().filter(|r| r.line == "unattributed").map(|r| r.share).sum()
+    };
+    let worst = report.endpoints.iter().max_by(|a, b| open(a).total_cmp(&open(b)))?;
+    let share = open(worst);
+    if share < MOSTLY {
+        return None;
     }
+    let of = match report.endpoints.len() {
+        1 => String::new(),
+        _ => format!(" of {}", worst.name),
+    };
+    let ended = match report.run.ended_because.is_some() {
+        true => ", and the run ended early",
+        false => "",
+    };
+    let mut undecided = report.undecided.iter().filter(|u| u.endpoint == worst.name);
+    let named = undecided.find(|u| !u.command.is_empty()).map(|u| u.command.clone());
+    Some(NoFinding {
+        text: format!("none yet: {} of the time{of} is unexplained{ended}", percent(share)),
+        command: named.or_else(|| {
+            let again = &report.run.command;
+            (!again.is_empty()).then(|| again.clone())
+        }),
+    })
 }
 
 /// Why an endpoint has no latency: its requests failed, or what was recorded of them has holes.

@@ -57,6 +57,11 @@ fn healthy() {
 }
 
 #[test]
+fn interrupted_before_anything_was_explained() {
+    check("interrupted", &sample::interrupted());
+}
+
+#[test]
 fn colour_changes_no_text() {
     let report = sample::n_plus_one();
     let plain = report::text(&report, &options(100));

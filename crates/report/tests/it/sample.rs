@@ -232,3 +232,16 @@ pub fn healthy() -> Report {
     r.endpoints = vec![e];
     r
 }
+
+/// A run that Ctrl-C ended before the reasons of waiting were looked at.
+pub fn interrupted() -> Report {
+    let mut e = endpoint("GET /report", "2.4 s: nothing runs and no call is outstanding.", 2_400.0);
+    e.ledger = vec![
+        row("unattributed", "off the CPU, reason not traced", 2_380.0, 2_400.0, 0.0),
+        row("cpu", "", 20.0, 2_400.0, 0.0),
+    ];
+    let mut r = base();
+    r.run.ended_because = Some("interrupted".into());
+    r.endpoints = vec![e];
+    r
+}
