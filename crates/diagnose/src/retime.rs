@@ -290,7 +290,7 @@ fn becomes(
     let bounded = [&now[..], after].iter().all(|v| stats::quantile_bounded(v, 0.95).is_some());
     let p95_ms = if bounded { estimate(&at(0.95), &mut rng) } else { None };
     let mean_ms = estimate(&|values| Some(stats::mean(values)), &mut rng);
-    Some(Prediction { method, p50_ms, p95_ms, mean_ms, capacity_rps: None })
+    Some(Prediction { method, p50_ms, p95_ms, mean_ms, capacity_rps: None, holds_for: None })
 }
 
 fn resample(values: &[f64], of: &dyn Fn(&[f64]) -> Option<f64>, rng: &mut Rng) -> Vec<f64> {

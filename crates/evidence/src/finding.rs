@@ -118,6 +118,9 @@ pub struct Prediction {
     pub mean_ms: Option<Estimate>,
     /// Capacity; null when it was not measured.
     pub capacity_rps: Option<Estimate>,
+    /// Which step of a fix with several it is for; null when it is for the fix as a whole.
+    #[serde(default)]
+    pub holds_for: Option<String>,
 }
 
 /// A named cause.

@@ -144,11 +144,12 @@ fn finding(out: &mut String, f: &Finding) {
         let e = &p.p50_ms;
         put!(
             out,
-            "- predicted p50: {} → {} (90 %: {} – {})",
+            "- predicted p50: {} → {} (90 %: {} – {}){}",
             duration(e.now),
             duration(e.after),
             duration(e.low),
-            duration(e.high)
+            duration(e.high),
+            p.holds_for.as_ref().map_or(String::new(), |of| format!(", for {}", cell(of)))
         );
     }
     put!(out, "- risk: {}", cell(&f.fix.risk));

@@ -301,7 +301,8 @@ impl Page {
                     let _ = write!(text, ", p95 {}", estimate(p95));
                 }
                 let how = format!("{:?}", p.method).to_lowercase();
-                self.paragraph("    predicted ", 14, &format!("{text}, {how}"));
+                let of = p.holds_for.as_ref().map_or(String::new(), |of| format!(", for {of}"));
+                self.paragraph("    predicted ", 14, &format!("{text}, {how}{of}"));
             }
             None => self.paragraph("    predicted ", 14, "nothing can be predicted honestly here"),
         }

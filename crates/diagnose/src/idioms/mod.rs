@@ -30,7 +30,7 @@ pub enum Remedy {
     ShieldCall,
     /// Make the computation cheaper or keep its result.
     LessCpu,
-    /// Take the computation off the event loop.
+    /// Make the computation cheaper or keep its result; what must stay, off the event loop.
     OffLoop,
     /// One flush for many writes.
     OneSync,

@@ -199,7 +199,7 @@ fn draft(case: &Case, hot: Option<Hot>, cpu_ms: f64) -> Draft {
         percent(cpu_ms / case.mean_ms().max(1e-9)),
         describe(case, hot.as_ref())
     );
-    let (fix, location) = fix(case, hot, Remedy::LessCpu);
+    let (fix, location) = fix(case, hot, Remedy::LessCpu, BTreeMap::new());
     Draft {
         rule: ID,
         confidence,
@@ -237,15 +237,15 @@ fn no_time(case: &Case) -> String {
     format!("there was no time to sample which code: run it again with `--budget {tens}s`")
 }
 
-/// The fix at the hot function.
+/// The fix at the hot function, with further `values` for its words, and that function's place.
 pub fn fix(
     case: &Case,
     hot: Option<Hot>,
     remedy: Remedy,
+    mut values: BTreeMap<&'static str, String>,
 ) -> (evidence::Fix, Option<evidence::Where>) {
     let location = hot.as_ref().map(|h| h.place.clone());
     let function = location.as_ref().and_then(|p| p.function.clone());
-    let mut values = BTreeMap::new();
     values.insert("function", function.unwrap_or_else(|| "the computation".into()));
     let place = location.as_ref().map(|p| match p.line {
         Some(line) => format!("{}:{line}", p.file),
@@ -258,7 +258,7 @@ pub fn fix(
         kind: FixKind::Code,
         patch: text.patch,
         effort: Effort::Hours,
-        risk: "a kept result may be stale".into(),
+        risk: "if its result is kept: it may be stale".into(),
         verify: case.command(""),
     };
     (fix, location)

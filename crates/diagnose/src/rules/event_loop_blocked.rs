@@ -9,7 +9,8 @@
 //! **Refuted by** short turns; by others that are served during one, because the work yields; or by
 //! a runtime that serves with many threads. Heavy computing is then `cpu-hot-path`. When this rule
 //! holds, `cpu-hot-path` says nothing: it is the same computing.
-//! **Fix.** Make the work cheaper or keep its result; else move it off the loop.
+//! **Fix.** Make the work cheaper or keep its result: the prediction is for that. Moved off the
+//! loop, what must stay takes this request as long as before, but others no longer wait for it.
 //! **Verify.** `perfwright investigate`: no long turn; 8 in flight do not wait for each other.
 
 use crate::case::Case;
@@ -20,7 +21,8 @@ use crate::retime;
 use crate::rules::{Draft, cpu_hot_path, refuted};
 use crate::wording::{part, time};
 use evidence::{
-    Arm, Consent, Exchange, Experiment, ExperimentKind, Judgement, Nanos, Risk, Severity,
+    Arm, Consent, Exchange, Experiment, ExperimentKind, Judgement, Nanos, Prediction, Risk,
+    Severity,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +43,9 @@ const TURNS: f64 = 0.6;
 /// The slowest of several in flight must be later than a request alone by this part of a turn, or
 /// they never met.
 const HELD_UP: f64 = 0.5;
+
+/// What the prediction is for. Moving the work elsewhere gains the others.
+const PREDICTED: &str = "work made cheaper or its result kept";
 
 /// Python libraries that serve from an event loop.
 const ASYNC: &[&str] = &[
@@ -186,7 +191,8 @@ pub fn judge(case: &Case) -> Judgement {
     let hot = profile::hot(case);
     let edits = cpu_hot_path::edits(case, hot.as_ref().map_or(1.0, profile::Hot::reach));
     let cost_ms = retime::net_ms(case, &edits);
-    let prediction = retime::predict(case, &edits, ID);
+    let prediction = retime::predict(case, &edits, ID)
+        .map(|p| Prediction { holds_for: Some(PREDICTED.into()), ..p });
     let mut claim = format!(
         "{} are computing on the event loop, {} of it in one turn during which no other request \
          is served; {}",
@@ -206,7 +212,8 @@ pub fn judge(case: &Case) -> Judgement {
         (None, Some(_)) => 0.93,
         (None, None) => 0.85,
     };
-    let (fix, location) = cpu_hot_path::fix(case, hot, Remedy::OffLoop);
+    let gains = BTreeMap::from([("turn", time(turn)), ("latency", time(case.mean_ms()))]);
+    let (fix, location) = cpu_hot_path::fix(case, hot, Remedy::OffLoop, gains);
     Draft {
         rule: ID,
         confidence,

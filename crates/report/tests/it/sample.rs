@@ -177,6 +177,7 @@ fn finding(child: &str) -> Finding {
             p95_ms: None,
             mean_ms: None,
             capacity_rps: None,
+            holds_for: Some("the orders of all customers at once".into()),
         }),
     }
 }
