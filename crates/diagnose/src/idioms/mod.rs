@@ -219,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn a_sleep_is_not_located_but_searched_for() {
+        let words = [("node", "setTimeout"), ("python", "time.sleep"), ("go", "time.Sleep")];
+        for (runtime, word) in words.into_iter().chain([("jvm", "sleep")]) {
+            let text = choose(&[], runtime, Protocol::Opaque, Remedy::NoSleep, &BTreeMap::new());
+            let place = text.patch.lines().next().unwrap_or_default();
+            assert!(place.contains("where: not observed; search"), "{runtime}: {place}");
+            assert!(place.contains(word), "{runtime}: {place}");
+        }
+    }
+
+    #[test]
     fn placeholders_are_filled() {
         let values = BTreeMap::from([("a", "1".to_string())]);
         assert_eq!(fill("x «a» «b» {c}", &values), "x 1 b {c}");

@@ -4,7 +4,8 @@
 //! **Cause.** A sleep, a poll interval, a retry's back-off, a debounce, a rate limiter.
 //! **Confirmed by** traced system calls: the wait ended by its time-out.
 //! **Refuted by** off-CPU time with another reason, or too little of it.
-//! **Fix.** Wait for the event itself.
+//! **Fix.** Wait for the event itself. Where in the code it sleeps is not observed: stacks are of
+//! code on the CPU, and traced system calls carry none. The fix names what to search for.
 //! **Verify.** `perfwright investigate`: the `timer` line is gone.
 
 use crate::case::Case;
@@ -60,7 +61,8 @@ pub fn judge(case: &Case) -> Judgement {
         "one wait".into()
     };
     let claim = format!(
-        "{} ({}) pass in {each} that only a timer ends: nothing runs and no call is outstanding",
+        "{} ({}) pass in {each} that only a timer ends: nothing runs and no call is outstanding; \
+         where in the code is not observed",
         part(cost_ms, case.mean_ms()),
         percent(cost_ms / case.mean_ms().max(1e-9)),
     );
