@@ -22,6 +22,7 @@ from .verdict import TOLERANCE_MS, TOLERANCE_SHARE, sum_problem
 OK, PARTIAL, NO = "ok", "partial", "unavailable"
 PROBES = ("process", "process-fds", "network-namespace", "packet-capture", "context-switches", "wakeups", "syscalls",
           "thread-counters")
+STACKS = ("cpu-stacks", "python-stacks", "node-inspector")
 ROOT = dict.fromkeys(("process-fds", "network-namespace", "packet-capture", "context-switches", "wakeups", "syscalls",
                       "thread-counters"), OK)
 # threads of a process that is not known, or of nobody
@@ -277,14 +278,18 @@ def doctor_problems(one, text):
     except ValueError:
         return ["doctor: its JSON cannot be read"]
     one.level = said["level"]
-    found = ["doctor: level %s, expected %s" % (said["level"], one.environment.level)] \
-        if said["level"] != one.environment.level else []
+    wanted = one.environment.level
+    lines = any(line["probe"] in STACKS and line["state"] != NO for line in said["coverage"])
+    if wanted == "L3" and lines:
+        wanted = "L4"
+    found = ["doctor: level %s, expected %s" % (said["level"], wanted)] if said["level"] != wanted else []
     return found + ["doctor: " + problem for problem in coverage_problems(one.probes, said["coverage"])]
 
 
 def report_problems(one, report):
     level, wanted = report["target"]["level"], one.environment.level
-    found = [] if level == wanted else ["level %s, expected %s" % (level, wanted)]
+    # L3 is L4 where stacks name lines, which is the runtime's to say as well.
+    found = [] if level == wanted or (wanted, level) == ("L3", "L4") else ["level %s, expected %s" % (level, wanted)]
     return found + coverage_problems(one.probes, report["coverage"])
 
 

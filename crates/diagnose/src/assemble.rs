@@ -5,8 +5,8 @@ use crate::case::EMBEDDED;
 use crate::{Knowledge, command, demand, headline, ledger, timeline, waterfall};
 use evidence::{
     Arm, Band, Coverage, CurvePoint, DemandEntry, EndpointReport, Exchange, Exoneration, Finding,
-    LatencyMs, LedgerRow, Line, Monitoring, Nanos, OtherKind, Report, ReportRun, ReportTarget,
-    Resource, SCHEMA, Service, Undecided, WallEntry, WallLedger,
+    Frame, FrameKind, LatencyMs, LedgerRow, Level, Line, Monitoring, Nanos, OtherKind, Report,
+    ReportRun, ReportTarget, Resource, SCHEMA, Service, Undecided, WallEntry, WallLedger,
 };
 use std::collections::BTreeMap;
 
@@ -44,14 +44,18 @@ pub fn report(
     }
 }
 
-/// What could be observed. Calls to a database inside the process are, once spans tell of them.
+/// What could be observed. Calls to a database inside the process are, once spans tell of them;
+/// what was agreed to and not needed is no loss.
 fn coverage(k: &Knowledge) -> Vec<Coverage> {
     let told = k.tells_embedded_calls();
     let one = |c: &Coverage| match told && c.probe == EMBEDDED {
         true => Coverage::ok(EMBEDDED),
         false => c.clone(),
     };
-    k.coverage.iter().map(one).collect()
+    let agreed = k.run.command.iter().any(|word| word == "--attach");
+    let unneeded =
+        |c: &&Coverage| agreed && c.probe == "node-inspector" && c.hint.contains("--attach");
+    k.coverage.iter().filter(|c| !unneeded(c)).map(one).collect()
 }
 
 fn run(k: &Knowledge) -> ReportRun {
@@ -77,11 +81,18 @@ fn target(k: &Knowledge) -> ReportTarget {
     peers.retain(|p| seen.insert(p.clone()));
     ReportTarget {
         url: t.url.clone(),
-        level: format!("{:?}", t.level),
+        level: format!("{:?}", level(k)),
         services: t.services.iter().map(service).collect(),
         peers,
         co_located: t.services.iter().any(|s| s.co_located),
     }
+}
+
+/// The level found, or the one that stacks reached which only consent allowed.
+fn level(k: &Knowledge) -> Level {
+    let own = |f: &Frame| f.kind == FrameKind::User && f.line.is_some();
+    let named = k.profiles.iter().flat_map(|p| &p.frames).any(own);
+    if k.target.level == Level::L3 && named { Level::L4 } else { k.target.level }
 }
 
 /// `node 20.20.2 (pid 4711) on 127.0.0.1:3000`.
@@ -289,4 +300,37 @@ fn round3(v: f64) -> f64 {
 
 fn round4(v: f64) -> f64 {
     (v * 1e4).round() / 1e4 + 0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evidence::StackProfile;
+
+    fn check(found: Level, line: Option<u32>, kind: FrameKind, want: &str) {
+        let mut k = Knowledge::default();
+        k.target.level = found;
+        let (function, file) = ("render".to_string(), Some("app.js".to_string()));
+        let frames = vec![Frame { function, file, line, kind }];
+        k.profiles = vec![StackProfile { frames, ..StackProfile::default() }];
+        assert_eq!(target(&k).level, want);
+    }
+
+    #[test]
+    fn lines_named_by_stacks_are_level_four() {
+        check(Level::L3, Some(7), FrameKind::User, "L4");
+        check(Level::L3, None, FrameKind::User, "L3");
+        check(Level::L3, Some(7), FrameKind::Library, "L3");
+        check(Level::L2, Some(7), FrameKind::User, "L2");
+    }
+
+    #[test]
+    fn an_inspector_that_was_agreed_to_and_not_needed_is_no_loss() {
+        let hint = "perfwright investigate --attach URL";
+        let mut k = Knowledge::default();
+        k.coverage = vec![Coverage::unavailable("node-inspector", "consent only", hint)];
+        assert_eq!(coverage(&k).len(), 1);
+        k.run.command = vec!["perfwright".into(), "--attach".into()];
+        assert!(coverage(&k).is_empty());
+    }
 }

@@ -2,8 +2,8 @@
 //! and the exact command that would raise it.
 
 use crate::discovery::namespace;
-use crate::sched;
-use evidence::Coverage;
+use crate::{sched, stacks};
+use evidence::{Coverage, ProcessInfo};
 use std::fs;
 use std::io;
 
@@ -12,14 +12,15 @@ const CAPABILITIES: &str = "cap_net_raw,cap_perfmon,cap_sys_ptrace,cap_sys_admin
 
 /// Tries every probe against a service: `inside` is a process of its network namespace (`None`:
 /// ours), `process` one of its own, where one is known.
-pub(crate) fn probe(inside: Option<i32>, process: Option<i32>) -> Vec<Coverage> {
+pub(crate) fn probe(inside: Option<i32>, process: Option<&ProcessInfo>) -> Vec<Coverage> {
     let own = std::process::id() as i32;
     let mut out = vec![network_namespace(inside.unwrap_or(own))];
     out.push(crate::capture::probe(inside));
     match process {
-        Some(pid) => {
-            out.extend(sched::probe(pid));
-            out.push(thread_counters(pid));
+        Some(p) => {
+            out.extend(sched::probe(p.pid));
+            out.push(thread_counters(p.pid));
+            out.push(stacks::probe(p));
         }
         None => out.extend(THREAD_PROBES.iter().map(|p| unknown_process(p))),
     }
@@ -33,8 +34,9 @@ pub(crate) fn nothing_found() -> Vec<Coverage> {
     [wire].into_iter().chain(THREAD_PROBES.iter().map(|p| unknown_process(p))).collect()
 }
 
-/// Probes of threads.
-const THREAD_PROBES: [&str; 4] = ["context-switches", "wakeups", "syscalls", "thread-counters"];
+/// Probes of a process's threads.
+const THREAD_PROBES: [&str; 5] =
+    ["context-switches", "wakeups", "syscalls", "thread-counters", "cpu-stacks"];
 
 fn unknown_process(probe: &str) -> Coverage {
     Coverage::unavailable(probe, "no process of the service is known", "")

@@ -73,6 +73,8 @@ mod tests {
         check(known, &[], Level::L0);
         check(known, &["context-switches"], Level::L3);
         check(known, &["context-switches", "cpu-stacks"], Level::L4);
+        check(known, &["context-switches", "node-inspector"], Level::L4);
+        check(known, &["context-switches", "jvm-stacks"], Level::L3);
         check(known, &["packet-capture"], Level::L2);
         check(known, &["proxy", "thread-counters"], Level::L3);
         check(known, &["packet-capture", "context-switches", "cpu-stacks"], Level::L4);

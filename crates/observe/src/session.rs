@@ -85,7 +85,7 @@ impl Session {
     pub(crate) fn find(&mut self, host: &str, port: u16, pid: Option<i32>) -> Reply {
         let (found, mut coverage) = discovery::find(host, port, pid);
         coverage.extend(match &found {
-            Some(f) => doctor::probe(f.foreign, f.serving.first().copied()),
+            Some(f) => doctor::probe(f.foreign, f.service.processes.iter().find(|p| p.serving)),
             None => doctor::nothing_found(),
         });
         let mut found = found;

@@ -139,6 +139,14 @@ fn attach(process: &PythonProcess) -> Result<Attached, Coverage> {
     })
 }
 
+/// Whether the memory of a process may be read, which is all that stacks of it need.
+pub(crate) fn probe(pid: i32) -> Coverage {
+    match fs::File::open(format!("/proc/{pid}/mem")) {
+        Ok(_) => Coverage::ok(PROBE),
+        Err(error) => refusal(pid, &format!("its memory may not be read: {error}")),
+    }
+}
+
 /// Why attaching failed, and what would help.
 fn refusal(pid: i32, error: &str) -> Coverage {
     let lower = error.to_lowercase();

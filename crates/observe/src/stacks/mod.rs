@@ -15,6 +15,8 @@ pub mod native;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod profiler;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) use profiler::probe;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub use profiler::{Finished, Profiler};
 
 use crate::stream::ProfileConfig;
@@ -73,11 +75,22 @@ pub struct Stacks;
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 impl StackSource for Stacks {
     fn start(&mut self, _service: &Service, _config: &ProfileConfig) -> Vec<Coverage> {
-        let hint = "run `perfwright observe` on the Linux host of the service";
-        vec![Coverage::unavailable("cpu-stacks", "stacks are taken on Linux only", hint)]
+        vec![elsewhere()]
     }
 
     fn stop(&mut self) -> Vec<StackProfile> {
         Vec::new()
     }
+}
+
+/// Whether stacks of a process would name its lines: not on this system.
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+pub(crate) fn probe(_process: &evidence::ProcessInfo) -> Coverage {
+    elsewhere()
+}
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+fn elsewhere() -> Coverage {
+    let hint = "run `perfwright observe` on the Linux host of the service";
+    Coverage::unavailable("cpu-stacks", "stacks are taken on Linux only", hint)
 }

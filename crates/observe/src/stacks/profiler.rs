@@ -1,11 +1,11 @@
 //! Picks the source of stacks for each process of a service, and runs them together.
 
 use super::classify::Surroundings;
-use super::native::{EventError, NativeSampler, Watched};
+use super::native::{Access, EventError, NativeSampler, Watched, access_of};
 use crate::runtimes::node::{NodeProcess, NodeProfiler};
-use crate::runtimes::python::{PythonProcess, PythonSampler};
+use crate::runtimes::python::{self, PythonProcess, PythonSampler};
 use crate::stream::ProfileConfig;
-use evidence::{Coverage, Nanos, ProcessInfo, Service, StackProfile};
+use evidence::{Coverage, Nanos, ProbeState, ProcessInfo, Service, StackProfile};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -111,7 +111,7 @@ impl Profiler {
         let pids: Vec<i32> = plan.native.iter().map(|process| process.pid).collect();
         match NativeSampler::start(std::mem::take(&mut plan.native), hertz) {
             Ok(sampler) => {
-                plan.coverage.push(native_coverage(&sampler));
+                plan.coverage.push(native_coverage(sampler.access, &sampler.problems));
                 self.native = Some(sampler);
             }
             Err(error) => {
@@ -190,6 +190,30 @@ impl Plan {
     }
 }
 
+/// Whether stacks of a process would name its lines, without taking any: one line of coverage.
+pub(crate) fn probe(process: &ProcessInfo) -> Coverage {
+    match process.runtime.name.as_str() {
+        "python" => python::probe(process.pid),
+        "node" => Coverage::unavailable(
+            "node-inspector",
+            "lines of JavaScript are told by V8's inspector, which is opened with consent only",
+            "perfwright investigate --attach URL",
+        ),
+        "go" | "native" => match access_of(process.pid) {
+            Ok(access) => native_coverage(access, &[]),
+            Err(error) => {
+                Coverage::unavailable(PROBE, error.to_string(), hint(&error, &[process.pid]))
+            }
+        },
+        "jvm" => Coverage { state: ProbeState::Unavailable, ..without_names("jvm", process.pid) },
+        other => Coverage::unavailable(
+            &format!("{other}-stacks"),
+            format!("native frames only: lines of {other} are not read"),
+            "",
+        ),
+    }
+}
+
 /// What is lost when a runtime's own names are not read.
 fn without_names(runtime: &str, pid: i32) -> Coverage {
     match runtime {
@@ -230,19 +254,19 @@ fn watched(process: &ProcessInfo, skip_main: bool) -> Watched {
     Watched { pid: process.pid, skip_main, around }
 }
 
-fn native_coverage(sampler: &NativeSampler) -> Coverage {
+fn native_coverage(access: Access, problems: &[String]) -> Coverage {
     let mut lost = Vec::new();
-    if !sampler.access.kernel {
+    if !access.kernel {
         lost.push("kernel code is not seen".to_owned());
     }
-    if !sampler.access.dump {
+    if !access.dump {
         lost.push("stacks follow frame pointers only".to_owned());
     }
-    lost.extend(sampler.problems.iter().cloned());
+    lost.extend(problems.iter().cloned());
     if lost.is_empty() {
         return Coverage::ok(PROBE);
     }
-    let hint = if sampler.problems.is_empty() {
+    let hint = if problems.is_empty() {
         "sysctl kernel.perf_event_paranoid=1 as root, or add the capability CAP_PERFMON"
     } else {
         "run as root, and raise the limit of open files (ulimit -n)"

@@ -15,5 +15,5 @@ mod sampler;
 mod space;
 mod symbols;
 
-pub use event::EventError;
-pub use sampler::{NativeSampler, Watched};
+pub use event::{Access, EventError};
+pub use sampler::{NativeSampler, Watched, access_of};

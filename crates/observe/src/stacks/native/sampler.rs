@@ -57,6 +57,9 @@ pub struct Outcome {
     pub cost: Nanos,
 }
 
+/// Period of a sampling event that is opened to try it, nanoseconds: 10 ms.
+const TRIED_NS: u64 = 10_000_000;
+
 impl NativeSampler {
     /// Starts sampling `watched` at `hertz` per thread on the CPU.
     ///
@@ -111,6 +114,14 @@ impl Drop for NativeSampler {
             drop(thread.join());
         }
     }
+}
+
+/// How much may be sampled of a process, by trying; nothing is sampled.
+///
+/// # Errors
+/// When nothing may.
+pub fn access_of(pid: i32) -> Result<Access, EventError> {
+    event::probe(pid, TRIED_NS)
 }
 
 /// Open events and their rings.
