@@ -33,22 +33,24 @@ pub mod rank {
     pub const WORKER_RUNNABLE: u8 = 41;
     /// The rest of the answer waits for an acknowledgement.
     pub const HELD: u8 = 49;
+    /// The answer is being sent: a thread that polls beside it does not hold it up.
+    pub const SEND: u8 = 50;
     /// Waiting for the disk; the other reasons follow in order of how much they explain.
-    pub const DISK: u8 = 50;
+    pub const DISK: u8 = 51;
     /// A sleep or time-out.
-    pub const TIMER: u8 = 51;
+    pub const TIMER: u8 = 52;
     /// A child process or pipe.
-    pub const CHILD: u8 = 52;
+    pub const CHILD: u8 = 53;
     /// A lock.
-    pub const LOCK: u8 = 53;
+    pub const LOCK: u8 = 54;
     /// A socket, no call known.
-    pub const SOCKET: u8 = 54;
+    pub const SOCKET: u8 = 55;
     /// Another system call.
-    pub const OTHER: u8 = 55;
+    pub const OTHER: u8 = 56;
     /// Off the CPU, reason not known.
-    pub const UNKNOWN: u8 = 56;
+    pub const UNKNOWN: u8 = 57;
     /// Between the answer's packets.
-    pub const ANSWERING: u8 = 57;
+    pub const ANSWERING: u8 = 58;
 }
 
 /// Detail of time between the answer's first and last packet in which the service does nothing:
@@ -61,6 +63,8 @@ const INITIAL_WINDOW: u64 = 14_600;
 pub const DEVICE_WAIT: &str = "";
 /// Detail of off-CPU time whose reason is not known.
 pub const UNKNOWN_WAIT: &str = "off the CPU, reason not traced";
+/// Detail of waiting to send the answer: the client or the network takes it slowly.
+pub const SEND_WAIT: &str = "waiting to send";
 /// Detail of a wait on a socket that no call explains.
 pub const SOCKET_WAIT: &str = "waiting on a socket, no call seen";
 /// Detail of a wait in another system call.
@@ -109,7 +113,7 @@ pub fn of_exchange(k: &Knowledge, x: &Exchange, keep: &Keep) -> Timeline {
     let answering = if held(k, x, &edges) { rank::HELD } else { rank::ANSWERING };
     client_phases(&mut t, x, &edges, answering);
     calls(&mut t, k, x, &edges, keep);
-    threads(&mut t, k, edges.inside(), keep);
+    threads(&mut t, k, &edges, keep);
     collector(&mut t, k);
     t.intervals.sort_by(|a, b| {
         (a.start, a.rank, a.end, a.tid, a.call).cmp(&(b.start, b.rank, b.end, b.tid, b.call))
@@ -251,7 +255,8 @@ fn detail_of(k: &Knowledge, call: &Call) -> String {
     }
 }
 
-fn threads(t: &mut Timeline, k: &Knowledge, (arrived, left): (Nanos, Nanos), keep: &Keep) {
+fn threads(t: &mut Timeline, k: &Knowledge, edges: &Edges, keep: &Keep) {
+    let (arrived, left) = edges.inside();
     let busy: Vec<&ThreadInterval> = k.busy_within(t.start, t.end).collect();
     let traced = busy.iter().any(|i| i.state == ThreadState::Running { kernel: true });
     let housekeeping = |tid: i32| k.threads.get(&tid).is_some_and(|t| t.housekeeping);
@@ -259,11 +264,15 @@ fn threads(t: &mut Timeline, k: &Knowledge, (arrived, left): (Nanos, Nanos), kee
         k.blocked_within(arrived, left).filter(|i| !housekeeping(i.tid)).collect();
     for i in busy.into_iter().chain(blocked).filter(|i| (keep.thread)(i.tid)) {
         let serving = k.serves(i.tid);
-        let (line, mut detail, mut rank) = label(i.state, traced);
+        let (mut line, mut detail, mut rank) = label(i.state, traced);
         if !serving && matches!(rank, rank::CPU | rank::RUNNABLE) {
             rank = if rank == rank::CPU { rank::WORKER } else { rank::WORKER_RUNNABLE };
             let name = k.threads.get(&i.tid).map_or("", |t| t.name.as_str());
             detail = format!("worker thread {name} {detail}").trim_end().to_string();
+        }
+        // Before the answer begins, whoever takes something slowly is not our client.
+        if line == Line::Receive && i.end <= edges.answering {
+            (line, detail, rank) = (Line::Unattributed, SOCKET_WAIT.to_string(), rank::SOCKET);
         }
         let (start, end) = (i.start.max(t.start), i.end.min(t.end));
         if start < end {
@@ -287,6 +296,7 @@ fn label(state: ThreadState, traced: bool) -> (Line, String, u8) {
             BlockReason::Child => (Line::Lock, CHILD_WAIT, rank::CHILD),
             BlockReason::Lock => (Line::Lock, "", rank::LOCK),
             BlockReason::Socket => (Line::Unattributed, SOCKET_WAIT, rank::SOCKET),
+            BlockReason::Send => (Line::Receive, SEND_WAIT, rank::SEND),
             BlockReason::Other => (Line::Unattributed, OTHER_WAIT, rank::OTHER),
             BlockReason::Unknown => (Line::Unattributed, UNKNOWN_WAIT, rank::UNKNOWN),
         },

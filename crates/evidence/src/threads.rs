@@ -22,6 +22,8 @@ pub enum BlockReason {
     Child,
     /// Waiting on a socket (no call known to be outstanding explains it).
     Socket,
+    /// Sending on a socket: its buffer is full until the other side has taken some.
+    Send,
     /// Another system call.
     Other,
     /// Off the CPU, the reason is not known (no system call tracing).

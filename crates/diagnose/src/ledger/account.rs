@@ -3,7 +3,7 @@
 use super::{foreign, reasons, sweep};
 use crate::Knowledge;
 use crate::background::{self, Background};
-use crate::timeline::{self, Edges, Keep};
+use crate::timeline::{self, Edges, Keep, SEND_WAIT};
 use evidence::{Arm, CallSource, Exchange, Line, ProcessRole, Timeline};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,7 +89,7 @@ impl Accounts {
     pub(crate) fn method(&self, key: &Key) -> String {
         let base = match key.0 {
             Line::Dns | Line::Connect | Line::Tls | Line::Generator => return "client".into(),
-            Line::Send | Line::Receive => {
+            Line::Send | Line::Receive if key.1 != SEND_WAIT => {
                 return if self.packets { "packets" } else { "client" }.into();
             }
             Line::Gc => "stack samples",

@@ -4,7 +4,7 @@
 
 use super::account::{self, Account, Accounts, Key};
 use crate::Knowledge;
-use crate::timeline::{DEVICE_WAIT, OTHER_WAIT, SOCKET_WAIT, UNKNOWN_WAIT};
+use crate::timeline::{DEVICE_WAIT, OTHER_WAIT, SEND_WAIT, SOCKET_WAIT, UNKNOWN_WAIT};
 use evidence::{Arm, Line};
 use std::collections::BTreeMap;
 
@@ -57,6 +57,7 @@ fn is_device_wait(key: &Key) -> bool {
 fn names_reason(key: &Key) -> bool {
     matches!(key.0, Line::Timer | Line::Disk | Line::Lock)
         || key.0 == Line::Unattributed && (key.1 == SOCKET_WAIT || key.1 == OTHER_WAIT)
+        || key.0 == Line::Receive && key.1 == SEND_WAIT
 }
 
 fn is_cpu(key: &Key) -> bool {

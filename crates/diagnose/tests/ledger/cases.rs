@@ -81,6 +81,30 @@ fn waits_count_only_inside_the_request_and_workers_rank_below() {
 }
 
 #[test]
+fn an_answer_that_is_taken_slowly_waits_to_send_whoever_polls_beside_it() {
+    let mut s = Scene::new();
+    s.request(Arm::Warm, 0, 10_000);
+    s.exchanges[0].body_bytes = 20_000_000;
+    s.edges[0].response_start = us(3_000);
+    // To whom it sends before the answer begins is not known.
+    s.blocked(MAIN, BlockReason::Send, 1_000, 2_000);
+    s.cpu(MAIN, 2_000, 3_000);
+    s.blocked(MAIN, BlockReason::Send, 3_000, 8_000);
+    s.cpu(MAIN, 8_000, 9_900);
+    s.blocked(WORKER, BlockReason::Timer, 4_000, 9_000);
+    assert_snapshot!(check(&s), @"
+    1 requests, 10000 us
+    5000 receive [waiting to send] context switches
+    2900 cpu [] context switches
+    1000 unattributed [waiting on a socket, no call seen] remainder
+    950 unattributed [] remainder
+    50 send [] packets
+    50 receive [] packets
+    50 receive [answer under way] packets
+    ");
+}
+
+#[test]
 fn client_alone_knows_send_wait_receive_and_its_own_delay() {
     let mut s = Scene::new();
     let w = s.window(Arm::Warm, true, 0, 11_000);

@@ -174,6 +174,7 @@ impl Syscall {
             Class::Read | Class::Write => match fd {
                 // SO_RCVTIMEO ran out.
                 FdKind::Socket if ret == Some(TRY_AGAIN) => BlockReason::Timer,
+                FdKind::Socket if self.class == Class::Write => BlockReason::Send,
                 FdKind::Socket => BlockReason::Socket,
                 FdKind::Pipe => BlockReason::Child,
                 FdKind::File => BlockReason::DiskFile,
@@ -215,6 +216,9 @@ mod tests {
         check(x, 0, a, FdKind::Pipe, 3, BlockReason::Child);
         check(g, 63, a, FdKind::Socket, 3, BlockReason::Socket);
         check(x, 45, a, FdKind::Socket, -11, BlockReason::Timer);
+        check(x, 44, a, FdKind::Socket, 20_000_000, BlockReason::Send);
+        check(g, 206, a, FdKind::Socket, 20_000_000, BlockReason::Send);
+        check(x, 1, a, FdKind::Pipe, 3, BlockReason::Child);
         check(x, 61, a, FdKind::Unknown, 3, BlockReason::Child);
     }
 
