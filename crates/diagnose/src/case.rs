@@ -357,7 +357,9 @@ impl<'a> Case<'a> {
         }
         if service.is_none() {
             // Nobody looked, as with --url-only: looking is what is missing.
-            return self.command("");
+            let given = &self.knowledge.run.command;
+            let looks: Vec<String> = given.iter().filter(|w| *w != "--url-only").cloned().collect();
+            return self.again(&looks, "");
         }
         if unseen && lost("process-fds") && !lost("packet-capture") {
             return format!("nsenter --target PID --pid --mount --net {}", self.command(""));
@@ -376,7 +378,11 @@ impl<'a> Case<'a> {
 
     /// The command that investigates this again, as the run was started, with extra flags.
     pub fn command(&self, flags: &str) -> String {
-        match command::again(&self.knowledge.run.command, flags) {
+        self.again(&self.knowledge.run.command, flags)
+    }
+
+    fn again(&self, given: &[String], flags: &str) -> String {
+        match command::again(given, flags) {
             again if !again.is_empty() => again,
             _ => format!("perfwright investigate {} {flags}", self.url()).trim_end().into(),
         }
