@@ -22,7 +22,6 @@ from .verdict import TOLERANCE_MS, TOLERANCE_SHARE, sum_problem
 OK, PARTIAL, NO = "ok", "partial", "unavailable"
 PROBES = ("process", "process-fds", "network-namespace", "packet-capture", "context-switches", "wakeups", "syscalls",
           "thread-counters")
-STACKS = ("cpu-stacks", "python-stacks", "node-inspector")
 ROOT = dict.fromkeys(("process-fds", "network-namespace", "packet-capture", "context-switches", "wakeups", "syscalls",
                       "thread-counters"), OK)
 # threads of a process that is not known, or of nobody
@@ -35,7 +34,8 @@ UNPRIVILEGED = {**ROOT, "packet-capture": NO, "wakeups": NO, "syscalls": NO}
 class Environment:
     """One environment, and what it allows. `sees`: calls, text (of statements), cpu (or only its sums, with no
     position and no calls to lay them beside), reasons (of waits).
-    `probes` may be a function, where the kernel decides."""
+    `lines`: runtimes of which stacks can name lines, which makes L3 L4 (never Node's, whose inspector is opened with
+    consent only). `probes` and `lines` may be functions, where the kernel decides."""
 
     name: str
     title: str
@@ -45,6 +45,11 @@ class Environment:
     sees: frozenset
     why: str
     runtimes: tuple = ("node", "go", "python")
+    lines: tuple = ("go", "python")
+
+    def level_of(self, runtime):
+        lines = self.lines() if callable(self.lines) else self.lines
+        return "L4" if self.level == "L3" and runtime in lines else self.level
 
 
 def env(name, title, place, level, probes, sees, why, **more):
@@ -59,19 +64,19 @@ ENVIRONMENTS = [
     env("other-user", "nobody; service of another user", surroundings.other_user, "L3",
         {**NO_PERF, "process-fds": PARTIAL, "network-namespace": OK, "packet-capture": NO, "thread-counters": PARTIAL},
         "sums", "descriptors of others are closed, the process is told by the socket's owner; /proc gives sums; perf "
-        "events on others' threads and packets need rights", runtimes=OPEN_RUNTIMES),
+        "events on others' threads and packets need rights", runtimes=OPEN_RUNTIMES, lines=()),
     env("root-service", "nobody; service of root", surroundings.root_service, "L0",
         {**NO_THREADS, "process-fds": NO, "network-namespace": OK, "packet-capture": NO}, "",
         "which of root's processes holds the socket cannot be known"),
     env("same-user", "no privileges; service of the same user", surroundings.same_user, "L3",
         UNPRIVILEGED, "cpu",
         "perf_event_paranoid 2 allows user-mode events on one's own processes, tracepoints and packets need rights",
-        runtimes=OPEN_RUNTIMES),
+        runtimes=OPEN_RUNTIMES, lines=("go",)),
     env("seccomp", "root; seccomp refuses perf_event_open", surroundings.seccomp, "L3",
-        {**ROOT, **NO_PERF}, "calls text cpu", "the wire and sums of /proc are left"),
+        {**ROOT, **NO_PERF}, "calls text cpu", "the wire and sums of /proc are left", lines=("python",)),
     env("seccomp-user", "seccomp and no privileges; same user", surroundings.seccomp_user, "L3",
         {"process-fds": OK, "network-namespace": OK, "packet-capture": NO, **NO_PERF, "thread-counters": OK}, "sums",
-        "sums of /proc are all there is", runtimes=OPEN_RUNTIMES),
+        "sums of /proc are all there is", runtimes=OPEN_RUNTIMES, lines=()),
     env("network-only", "shares only the network namespace", surroundings.network_only, "L2",
         {**NO_THREADS, "process-fds": NO, "network-namespace": OK, "packet-capture": OK}, "calls text",
         "the process has no number here, its packets pass by", runtimes=OPEN_RUNTIMES),
@@ -88,7 +93,8 @@ ENVIRONMENTS = [
         "calls text cpu reasons", "the tree around the process that listens", runtimes=("node",)),
     env("paranoid", "paranoid 4, kptr_restrict 2, no privileges", surroundings.paranoid, "L3",
         lambda: {**UNPRIVILEGED, **(NO_PERF if surroundings.paranoid_refuses() else {})}, "sums",
-        "some distributions forbid perf events to users altogether, mainline does not", runtimes=OPEN_RUNTIMES),
+        "some distributions forbid perf events to users altogether, mainline does not", runtimes=OPEN_RUNTIMES,
+        lines=lambda: () if surroundings.paranoid_refuses() else ("go",)),
 ]
 
 
@@ -146,7 +152,7 @@ class Said:
 
     environment: Environment
     probes: dict
-    level: str = None
+    levels: list = field(default_factory=list)
     problems: list = field(default_factory=list)
     answers: list = field(default_factory=list)
 
@@ -234,11 +240,11 @@ def run(options):
 
 def examine(one, runner, options, name, fault, first):
     """doctor once, then investigate; every deviation is a problem."""
-    place, problems = runner.place, []
+    place, problems, runtime = runner.place, [], name.rsplit("-", 1)[1]
     url = "http://%s:%d" % (place.host, place.port)
     if first and not place.command:
         _, text, found = runner.run("doctor", "--format", "json", url)
-        problems += found + doctor_problems(one, text)
+        problems += found + doctor_problems(one, runtime, text)
     path = plans.endpoint(fault.plan, fault.size)
     if not place.command:
         warm(place, path)
@@ -249,8 +255,8 @@ def examine(one, runner, options, name, fault, first):
     said = "no report"
     if code == 0:
         report = json.loads(text)
-        one.level = one.level or report["target"]["level"]
-        problems += report_problems(one, report)
+        one.levels.append("%s %s" % (runtime, report["target"]["level"]))
+        problems += report_problems(one, runtime, report)
         answer = answer_of(report, fault)
         problems += answer_problems(one.environment, fault, report)
         problems += latency_problems(one.environment, place, path, runner.home / "out", report)
@@ -272,24 +278,19 @@ def warm(place, path):
 # ------------------------------------------------------------------------------------ judging
 
 
-def doctor_problems(one, text):
+def doctor_problems(one, runtime, text):
     try:
         said = json.loads(text)
     except ValueError:
         return ["doctor: its JSON cannot be read"]
-    one.level = said["level"]
-    wanted = one.environment.level
-    lines = any(line["probe"] in STACKS and line["state"] != NO for line in said["coverage"])
-    if wanted == "L3" and lines:
-        wanted = "L4"
+    wanted = one.environment.level_of(runtime)
     found = ["doctor: level %s, expected %s" % (said["level"], wanted)] if said["level"] != wanted else []
     return found + ["doctor: " + problem for problem in coverage_problems(one.probes, said["coverage"])]
 
 
-def report_problems(one, report):
-    level, wanted = report["target"]["level"], one.environment.level
-    # L3 is L4 where stacks name lines, which is the runtime's to say as well.
-    found = [] if level == wanted or (wanted, level) == ("L3", "L4") else ["level %s, expected %s" % (level, wanted)]
+def report_problems(one, runtime, report):
+    level, wanted = report["target"]["level"], one.environment.level_of(runtime)
+    found = [] if level == wanted else ["level %s, expected %s" % (level, wanted)]
     return found + coverage_problems(one.probes, report["coverage"])
 
 
@@ -379,6 +380,7 @@ def latency_problems(environment, place, path, out, report):
 def summary(said):
     rows = []
     for one in said:
-        rows.append([one.environment.title, one.environment.level, one.level or "-",
+        wanted = {one.environment.level, *map(one.environment.level_of, one.environment.runtimes)}
+        rows.append([one.environment.title, "/".join(sorted(wanted)), ", ".join(one.levels) or "-",
                      "<br>".join(one.answers), "as expected" if not one.problems else "<br>".join(one.problems)])
     return table(["environment", "level expected", "seen", "answers", "verdict"], rows)
