@@ -1,13 +1,18 @@
-//! What being observed costs a service: `overhead URL PAIRS REQUESTS SEED [PARTS]`.
+//! What being observed costs a service: `overhead URL PAIRS REQUESTS SEED [PARTS [PAUSE]]`.
 //!
 //! Drives one URL as solo does, one request at a time with its settling gap and, when it is short,
 //! the request that wakes the service, in blocks: with the observer attached in its cheap pass
 //! (packets, switches, wake-ups, counters around each request) and detached, in random order within
-//! each pair. Both at the same pace: a service that was idle
-//! for 5 ms longer is slower by itself (a Python service of 5 ms by 2 %).
+//! each pair. Both at the same pace: a service that was idle for 5 ms longer is slower by itself (a
+//! Python service of 5 ms by 2 %).
+//!
+//! While the attached arm reads counters around a request, the detached one computes as long (PAUSE
+//! `busy`) or sleeps (`idle`): cores that were idle answer slower by themselves, which hides a cost
+//! (a Python service of 20 ms seemed 7 % faster observed, on a virtual machine).
 //!
 //! For `bench/overhead`; one line of JSON on stdout, per pair the median latency and the service's
-//! CPU a request (and the one that wakes it), both in milliseconds. PARTS chooses some of `wire,switches,wakeups`.
+//! CPU a request (and the one that wakes it), both in milliseconds. PARTS chooses some of
+//! `wire,switches,wakeups`.
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
 use evidence::{Body, Nanos, RequestTemplate};
@@ -23,6 +28,9 @@ const GAP: Duration = Duration::from_millis(20);
 const SHORT: Nanos = Nanos(50_000_000);
 /// so long after the one that wakes it.
 const AWAKE: Duration = Duration::from_millis(2);
+/// Sides of a request.
+const BEFORE: usize = 0;
+const AFTER: usize = 1;
 /// After attaching or detaching: what that itself costs is over, and caches are as before.
 /// Attaching zeroes some 100 MiB for the packets, three times as much as a common last-level cache.
 const SETTLE: usize = 10;
@@ -42,14 +50,21 @@ struct Bench {
     window: u32,
     /// Latency of the last request.
     last: Option<Nanos>,
-    /// How long the observer worked around a request of the last block it was attached in.
-    observing: Duration,
+    /// Whether the detached arm computes while the attached one works.
+    busy: bool,
+    /// How long the observer worked before and after a request of the last block it was attached in.
+    work: [Duration; 2],
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, url, pairs, requests, seed, parts @ ..] = arguments.as_slice() else {
         return Err("usage: overhead URL PAIRS REQUESTS SEED [PARTS]".into());
+    };
+    let busy = match parts.get(1).map(String::as_str) {
+        None | Some("busy") => true,
+        Some("idle") => false,
+        Some(other) => return Err(format!("PAUSE is busy or idle, not {other}").into()),
     };
     let parts = parts.first().map_or("wire,switches,wakeups", String::as_str);
     let has = |part: &str| parts.split(',').any(|p| p == part);
@@ -61,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (pairs, requests, seed): (usize, usize, u64) =
         (pairs.parse()?, requests.parse()?, seed.parse()?);
-    let mut bench = Bench::new(url, seed, pass)?;
+    let mut bench = Bench::new(url, seed, pass, busy)?;
     let mut rng = stats::Rng::new(seed);
     let mut lines = Vec::new();
     bench.block(true, 10)?;
@@ -78,7 +93,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Bench {
-    fn new(url: &str, seed: u64, pass: Pass) -> Result<Bench, Box<dyn Error>> {
+    fn new(url: &str, seed: u64, pass: Pass, busy: bool) -> Result<Bench, Box<dyn Error>> {
         let template = RequestTemplate {
             method: "GET".into(),
             url: url.into(),
@@ -101,7 +116,8 @@ impl Bench {
             pass,
             window: 0,
             last: None,
-            observing: Duration::ZERO,
+            busy,
+            work: [Duration::ZERO; 2],
         })
     }
 
@@ -116,14 +132,14 @@ impl Bench {
             self.once(attached)?;
         }
         let before = cpu(&self.pids);
-        let (mut latencies, mut observing) = (Vec::new(), Duration::ZERO);
+        let (mut latencies, mut work) = (Vec::new(), [Duration::ZERO; 2]);
         for _ in 0..requests {
-            let (latency, observed) = self.once(attached)?;
+            let (latency, sides) = self.once(attached)?;
             latencies.push(latency.as_ms());
-            observing += observed;
+            work = [work[BEFORE] + sides[BEFORE], work[AFTER] + sides[AFTER]];
         }
         if attached {
-            self.observing = observing / requests as u32;
+            self.work = work.map(|w| w / requests as u32);
         }
         let used = cpu(&self.pids).saturating_sub(before) as f64 / 1e6;
         let latency = stats::median(&latencies).ok_or("no request")?;
@@ -131,28 +147,29 @@ impl Bench {
     }
 
     /// A request: its latency, and how long the observer worked before and after it.
-    fn once(&mut self, attached: bool) -> Result<(Nanos, Duration), Box<dyn Error>> {
+    fn once(&mut self, attached: bool) -> Result<(Nanos, [Duration; 2]), Box<dyn Error>> {
         self.window += 1;
         if self.last.is_some_and(|l| l < SHORT) {
             self.send()?;
             std::thread::sleep(AWAKE);
         }
-        let start = Instant::now();
-        if attached {
-            self.observer.begin(self.window)?;
-        } else {
-            std::thread::sleep(self.observing);
-        }
-        let mut observing = start.elapsed();
+        let before = self.aside(attached, BEFORE)?;
         let latency = self.send()?;
         self.last = Some(latency);
         std::thread::sleep(GAP);
-        if attached {
-            let start = Instant::now();
-            self.observer.end(self.window)?;
-            observing += start.elapsed();
+        let after = self.aside(attached, AFTER)?;
+        Ok((latency, [before, after]))
+    }
+
+    /// What the observer does on one side of a request, or as long a pause; how long it took.
+    fn aside(&mut self, attached: bool, side: usize) -> Result<Duration, Box<dyn Error>> {
+        let start = Instant::now();
+        match attached {
+            true if side == BEFORE => drop(self.observer.begin(self.window)?),
+            true => drop(self.observer.end(self.window)?),
+            false => pause(self.work[side], self.busy),
         }
-        Ok((latency, observing))
+        Ok(start.elapsed())
     }
 
     fn send(&mut self) -> Result<Nanos, Box<dyn Error>> {
@@ -162,6 +179,16 @@ impl Bench {
             None => Ok(exchange.latency()),
             Some(failure) => Err(format!("a request failed: {failure:?}").into()),
         }
+    }
+}
+
+fn pause(time: Duration, busy: bool) {
+    let start = Instant::now();
+    if !busy {
+        std::thread::sleep(time);
+    }
+    while start.elapsed() < time {
+        std::hint::spin_loop();
     }
 }
 

@@ -106,6 +106,8 @@ pub(super) enum Kind {
     Redirect,
     /// No answer: blocked or aborted.
     Unanswered,
+    /// The server refused it (status 4xx), as it would again.
+    Refused,
     /// `data:`, `blob:`, an extension.
     Local,
 }
@@ -142,6 +144,9 @@ impl Entry {
         }
         if self.response.status <= 0 {
             return Kind::Unanswered;
+        }
+        if (400..500).contains(&self.response.status) {
+            return Kind::Refused;
         }
         let get = self.request.method == "GET";
         if get && (300..400).contains(&self.response.status) && self.response.status != 304 {

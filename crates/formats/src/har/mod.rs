@@ -47,7 +47,7 @@ struct Recorded {
 /// waiting time: each moment counts for the request in flight that ended last.
 ///
 /// Left out, and counted in the problems: static files, answers from cache, streams, preflights,
-/// redirects, requests without an answer, and other sites than the page's own. Cookies and
+/// redirects, requests without an answer or refused, and other sites than the page's own. Cookies and
 /// credentials become secrets that stay in memory. Requests that differ only in ids in the path
 /// or in the query are one endpoint; the slowest stands for it.
 ///
@@ -117,6 +117,7 @@ fn report_dropped(at: usize, dropped: &BTreeMap<Kind, usize>, problems: &mut Vec
             Kind::Unwaited => "preflights and beacons",
             Kind::Redirect => "redirects",
             Kind::Unanswered => "requests without an answer",
+            Kind::Refused => "requests that were refused (status 4xx)",
             Kind::Local => "data: and extension URLs",
         };
         format!("{count} {what}")
