@@ -23,7 +23,7 @@ pub fn arm_of(k: &Knowledge, endpoint: &str) -> Option<Arm> {
 /// The sentence. Numbers are means over the typical requests of the headline arm.
 pub fn of(k: &Knowledge, endpoint: &str) -> String {
     let Some(arm) = arm_of(k, endpoint) else {
-        return "Nothing was sent yet.".into();
+        return "No answer was recorded.".into();
     };
     let [wall, other] = ledger::walls(k, endpoint, &arm, [Band::Typical, Band::Other]);
     if wall.requests == 0 {

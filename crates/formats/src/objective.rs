@@ -120,7 +120,7 @@ impl Objective {
     }
 
     fn errors(&self, endpoint: &EndpointReport) -> (Verdict, String) {
-        let why = format!("{} of {} requests failed", endpoint.errors, endpoint.requests);
+        let why = format!("{} of {} measured requests failed", endpoint.errors, endpoint.requests);
         if endpoint.requests == 0 {
             return (Verdict::Unknown, "nothing was sent".into());
         }
@@ -272,8 +272,8 @@ mod tests {
         check("p99<1s", Verdict::Unknown, few);
         check("p99<10ms", Verdict::Missed, "even p50 is 10.0 ms");
         check("mean<10ms", Verdict::Missed, "mean is 20.0 ms");
-        check("errors<10%", Verdict::Met, "3 of 60 requests failed");
-        check("errors<5%", Verdict::Missed, "3 of 60 requests failed");
+        check("errors<10%", Verdict::Met, "3 of 60 measured requests failed");
+        check("errors<5%", Verdict::Missed, "3 of 60 measured requests failed");
         check("rate>50/s", Verdict::Met, "100/s were reached");
         check("rate>200/s", Verdict::Unknown, "100/s were reached, not driven to the limit");
     }

@@ -52,7 +52,7 @@ struct Bench {
     last: Option<Nanos>,
     /// Whether the detached arm computes while the attached one works.
     busy: bool,
-    /// How long the observer worked before and after a request of the last block it was attached in.
+    /// How long the observer worked before and after a request, in the last block it was attached.
     work: [Duration; 2],
 }
 

@@ -43,6 +43,16 @@ pub enum Error {
         /// What bounded the wait.
         limit: Limit,
     },
+    /// An answer began and ended before it was complete.
+    #[error("the answer of {endpoint} (HTTP {status}) broke off: {why}")]
+    BrokeOff {
+        /// Endpoint.
+        endpoint: String,
+        /// Status.
+        status: u16,
+        /// Why.
+        why: String,
+    },
     /// The target went away while it was measured.
     #[error("the target stopped answering during the run: {why}")]
     Gone {
@@ -160,6 +170,12 @@ impl Error {
                  log may tell"
             }
             Error::Gone { .. } => "look at the service's log; what was measured before is kept",
+            Error::Failing { code: 429, .. } => {
+                "the service limits the rate of requests: wait, or lift the limit for this client"
+            }
+            Error::BrokeOff { .. } => {
+                "the service, or a proxy before it, closed the connection early: look at its log"
+            }
             Error::Failing { code: 500.., .. } => {
                 "the service itself fails: look at its own log for this request"
             }
@@ -177,7 +193,7 @@ impl Error {
                 "check its address and token, or leave --observer out to look from outside only"
             }
             Error::Observer(_) => "start the observer again; the recorded evidence is kept",
-            Error::Interrupted => "run again; a first answer takes about ten seconds",
+            Error::Interrupted => "nothing had been answered by then; run again and wait longer",
         }
     }
 
@@ -186,6 +202,7 @@ impl Error {
         matches!(
             self,
             Error::Unreachable { .. }
+                | Error::BrokeOff { .. }
                 | Error::Unanswered { limit: Limit::Timeout | Limit::Share, .. }
                 | Error::Gone { .. }
                 | Error::Failing { .. }

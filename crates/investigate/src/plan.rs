@@ -35,8 +35,14 @@ pub(crate) fn sentence(config: &Config, hosts: &[String], may_load: bool) -> Str
     let login = if config.workload.login.is_some() { "one login request, then " } else { "" };
     let only = methods.join(", ");
     let n = config.workload.endpoints.len();
+    let ready = config.launch.as_ref().map_or_else(String::new, |l| {
+        format!(
+            " once the command listens ({} s at most, --ready-within)",
+            l.ready_within.as_secs()
+        )
+    });
     format!(
-        "{login}{only} to {n} endpoint{} of {}, at most {} in flight, for at most {} s, \
+        "{login}{only} to {n} endpoint{} of {}, at most {} in flight, for at most {} s{ready}, \
          no other methods, no other hosts",
         if n == 1 { "" } else { "s" },
         hosts.join(", "),

@@ -205,6 +205,7 @@ fn mostly_unexplained(report: &Report) -> Option<NoFinding> {
 pub fn no_latency(endpoint: &EndpointReport) -> String {
     let n = endpoint.requests;
     match n.saturating_sub(endpoint.errors) {
+        _ if n == 0 => "no answer was recorded before the run ended".into(),
         0 => format!("no request of {n} succeeded"),
         ok => format!("{ok} of {n} requests succeeded, none of which could be used"),
     }

@@ -47,8 +47,8 @@ struct Recorded {
 /// waiting time: each moment counts for the request in flight that ended last.
 ///
 /// Left out, and counted in the problems: static files, answers from cache, streams, preflights,
-/// redirects, requests without an answer or refused, and other sites than the page's own. Cookies and
-/// credentials become secrets that stay in memory. Requests that differ only in ids in the path
+/// redirects, requests without an answer or refused, and other sites than the page's own. Cookies
+/// and credentials become secrets that stay in memory. Requests that differ only in ids in the path
 /// or in the query are one endpoint; the slowest stands for it.
 ///
 /// # Errors

@@ -69,8 +69,8 @@ fn endpoints_are_ranked_by_what_the_user_waited_for() {
         &[("GET /orders", 6000), ("GET /users/{id}", 400), ("GET /shop", 200)],
         &[
             "left out: 2 static files, 1 answers from the browser's cache, 1 streams, 1 preflights \
-             and beacons, 1 redirects, 1 requests without an answer, 1 requests that were refused (status 4xx), \
-             1 data: and extension URLs",
+             and beacons, 1 redirects, 1 requests without an answer, 1 requests that were \
+             refused (status 4xx), 1 data: and extension URLs",
             "1 requests to 1 other sites are left out (ads.example)",
         ],
     );

@@ -39,6 +39,10 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
             Error::unanswered(&exchange, share, Limit::Share)
         }
         Some(Failure::Timeout) => Error::unanswered(&exchange, timeout, Limit::Timeout),
+        Some(Failure::Reset) if exchange.status > 0 => {
+            let (status, why) = (exchange.status, run.senses.detail());
+            Error::BrokeOff { endpoint: name, status, why }
+        }
         Some(_) => Error::Unreachable { endpoint: name, why: run.senses.detail() },
     };
     if run.config.workload.endpoints.len() == 1 {

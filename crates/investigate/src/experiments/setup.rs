@@ -189,6 +189,7 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
         }
     }
     judge_pid(run, &mut coverage);
+    tell_others(run, first);
     let source = run.senses.observer_name.clone();
     run.recorder.add(&source, EvidenceBody::Coverage(coverage.clone()))?;
     if run.senses.service.is_none() {
@@ -199,6 +200,22 @@ fn observe(run: &mut Run, first: &Request) -> Result<(), Error> {
         run.senses.attach(&mut run.recorder, pass)?;
     }
     record_target(run, coverage)
+}
+
+/// One service is observed, that of the first endpoint.
+fn tell_others(run: &mut Run, first: &Request) {
+    let mut others = hosts(&requests(run.config));
+    others.retain(|host| *host != first.host_port());
+    if !others.is_empty() && !run.config.url_only {
+        run.warn(
+            &format!(
+                "only what answers at {} is observed; {} is seen from the client's side only",
+                first.host_port(),
+                others.join(", ")
+            ),
+            "investigate each host in a run of its own to see what is behind it",
+        );
+    }
 }
 
 /// A process that was named and is not the one that answers is told, not silently left out.
