@@ -49,7 +49,8 @@ pub(crate) struct Run<'a> {
     pub(crate) breaker: BreakerState,
     /// One for each endpoint: what it refuses or how slow it is says nothing about others.
     pub(crate) endpoint_breakers: BTreeMap<String, BreakerState>,
-    /// Endpoints that did not answer their probe in time: they are not waited for again.
+    /// Endpoints that could not be reached by their probe or did not answer it in time: they are
+    /// not tried again.
     pub(crate) silent: BTreeMap<String, Error>,
 }
 

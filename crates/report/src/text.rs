@@ -256,7 +256,7 @@ impl Page {
             let none = no_finding(report);
             self.paragraph("  ", 2, &none.text);
             if let Some(command) = &none.command {
-                self.paragraph("  next: ", 8, command);
+                self.command("  next: ", command);
             }
         }
         for finding in &report.findings {

@@ -49,7 +49,9 @@ pub(super) fn run(run: &mut Run, endpoint: &Endpoint) -> Result<(), Error> {
         return Err(error);
     }
     run.warn(&error.to_string(), error.hint());
-    if matches!(error, Error::Unanswered { .. }) {
+    let unreached =
+        matches!(exchange.failure, Some(Failure::Dns | Failure::Connect | Failure::Tls));
+    if unreached || matches!(error, Error::Unanswered { .. }) {
         run.silent.insert(endpoint.name.clone(), error);
     }
     Ok(())

@@ -30,7 +30,7 @@ fn check(name: &str, report: &Report) {
 
 /// Patches are code and keep their width, they are indented by sixteen; commands are to be copied.
 fn assert_lines_fit(text: &str, width: usize) {
-    let as_it_is = ["                ", "    verify ", "    decide with "];
+    let as_it_is = ["                ", "    verify ", "    decide with ", "  next: "];
     for line in text.lines().filter(|l| !as_it_is.iter().any(|lead| l.starts_with(lead))) {
         let columns = unicode_width(line);
         assert!(columns <= width, "{columns} columns: {line}");
