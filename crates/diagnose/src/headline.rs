@@ -227,7 +227,7 @@ fn failed(k: &Knowledge, endpoint: &str, arm: &Arm) -> String {
     let attempts: Vec<&Exchange> = k.attempts_of(endpoint, arm).collect();
     let failures = attempts.iter().filter(|x| x.failure.is_some()).count();
     let why = match attempts.iter().find_map(|x| x.failure.as_ref()) {
-        None => return "No request could be used: records of each were lost.".into(),
+        None => return unusable(&attempts),
         Some(Failure::Dns) => "the name could not be resolved".into(),
         Some(Failure::Connect) => "no connection could be made".into(),
         Some(Failure::Tls) => "the TLS handshake failed".into(),
@@ -239,6 +239,13 @@ fn failed(k: &Knowledge, endpoint: &str, arm: &Arm) -> String {
         Some(Failure::LoginRequired) => "a login is required".to_string(),
     };
     format!("{failures} of {} requests failed: {why}.", attempts.len())
+}
+
+/// Requests that succeeded, of which something that was recorded is missing.
+fn unusable(attempts: &[&Exchange]) -> String {
+    let latencies: Vec<f64> = attempts.iter().map(|x| x.latency().0 as f64).collect();
+    let whole = duration(stats::median(&latencies).unwrap_or(0.0));
+    format!("{whole}: no part of it can be told, because records of each request were lost.")
 }
 
 fn number(v: f64) -> String {

@@ -396,3 +396,14 @@ fn failures_are_told() {
     s.exchanges[0].failure = Some(evidence::Failure::Status { code: 500 });
     assert_snapshot!(told(&s), @"1 of 1 requests failed: status 500.");
 }
+
+#[test]
+fn a_latency_is_told_even_where_records_of_each_request_were_lost() {
+    let mut s = Scene::new();
+    let w = s.window(Arm::Warm, true, 0, 11_000);
+    s.exchange(w, 0, 10_000);
+    let loss = evidence::LossCount { what: "perf-lost".into(), count: 1, windows: vec![w] };
+    s.more = vec![evidence::EvidenceBody::Losses(vec![loss])];
+    let want = "10.0 ms: no part of it can be told, because records of each request were lost.";
+    assert_eq!(diagnose::headline::of(&s.knowledge(), ENDPOINT), want);
+}
