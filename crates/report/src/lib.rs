@@ -16,4 +16,4 @@ pub use json::{json, schema};
 pub use markdown::markdown;
 pub use requests::{requests_json, requests_text};
 pub use text::{RunRow, TextOptions, runs, text};
-pub use words::{cut, experiment_word};
+pub use words::{cut, experiment_word, verdict_word};

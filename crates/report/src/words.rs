@@ -213,12 +213,17 @@ pub fn no_latency(endpoint: &EndpointReport) -> String {
 
 /// Whether an objective is met, and by what.
 pub fn objective(objective: &ObjectiveReport) -> String {
-    let verdict = match objective.verdict {
+    let verdict = verdict_word(objective.verdict);
+    format!("objective {} {verdict}: {}", objective.objective, objective.why)
+}
+
+/// A verdict as the end of "the objective …".
+pub fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
         Verdict::Met => "is met",
         Verdict::Missed => "is missed",
         Verdict::Unknown => "cannot be told",
-    };
-    format!("objective {} {verdict}: {}", objective.objective, objective.why)
+    }
 }
 
 /// An experiment's word.

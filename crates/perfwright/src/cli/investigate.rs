@@ -167,12 +167,14 @@ fn tell_objectives(report: &Report, printer: Printer) {
     for endpoint in &report.endpoints {
         let name = short(&endpoint.name);
         for o in &endpoint.objectives {
-            let (word, hint) = match o.verdict {
+            let hint = match o.verdict {
                 Verdict::Met => continue,
-                Verdict::Missed => ("is missed", ""),
-                Verdict::Unknown if o.objective.starts_with("rate") => ("cannot be told", ""),
-                Verdict::Unknown => ("cannot be told", "more --budget gives more requests"),
+                Verdict::Unknown if !o.objective.starts_with("rate") => {
+                    "more --budget gives more requests"
+                }
+                Verdict::Missed | Verdict::Unknown => "",
             };
+            let word = report::verdict_word(o.verdict);
             printer.error(&format!("objective {} {word} by {name}: {}", o.objective, o.why), hint);
         }
     }
